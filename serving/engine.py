@@ -1,0 +1,239 @@
+"""The one file that touches vLLM: its AsyncLLM, its OpenAI chat classes, its LoRA registry.
+
+vLLM answers; streaming, n, stop, seed, logprobs, usage and response_format are its own. What we add sits at one
+place, `RecordedLLM.generate`: every token the engine samples passes there, so what is recorded is what was
+served, token by token, and the record is durable before the last token leaves (invariants 2 and 4).
+
+vLLM's entry points move with every release. `tests/integration/test_engine.py` holds each symbol used here to a
+real chat and a real swap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionResponse
+from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+from vllm.entrypoints.openai.models.protocol import BaseModelPath
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.entrypoints.serve import create_error_response
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+from vllm.exceptions import VLLMError
+from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from serving.adapters import base_fingerprint, tokenizer_fingerprint
+from serving.contracts import BASE, ChatAnswer, Choice, EngineOutput, OnFinished
+from serving.errors import AdapterRefused, RequestRefused
+from serving.settings import ServingSettings
+
+ID_PREFIX = "chatcmpl-"  # vLLM puts it before the request id we give
+
+
+class RecordedLLM(AsyncLLM):
+    """AsyncLLM that hands each finished request's tokens to whoever asked for them."""
+
+    def listen(self, request_id: str, on_finished: OnFinished) -> None:
+        """Await `on_finished` with the output of that request, before its last part is passed on."""
+        self._listeners()[request_id] = on_finished
+
+    def unlisten(self, request_id: str) -> None:
+        self._listeners().pop(request_id, None)
+
+    def _listeners(self) -> dict[str, OnFinished]:
+        return self.__dict__.setdefault("_heliotrope_listeners", {})
+
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **rest: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        # Looked up at the call, not in the generator's body: that runs only when the first token is asked for.
+        on_finished = self._listeners().pop(request_id, None)
+        outputs = super().generate(prompt, sampling_params, request_id, **rest)
+        return outputs if on_finished is None else _recorded(outputs, sampling_params.n, on_finished)
+
+
+async def _recorded(
+    outputs: AsyncGenerator[RequestOutput, None], choices: int, on_finished: OnFinished
+) -> AsyncGenerator[RequestOutput, None]:
+    recorder = _Recorder(choices)
+    try:
+        async for output in outputs:
+            recorder.add(output)
+            if output.finished and recorder.complete:
+                await on_finished(recorder.output())
+            yield output
+    finally:
+        await outputs.aclose()  # a client that went away: the engine drops the request now, not at collection
+
+
+class _Recorder:
+    """Puts the parts of one request's output together: deltas when it streams, whole answers when not."""
+
+    def __init__(self, choices: int) -> None:
+        self._expected = choices
+        self._prompt: tuple[int, ...] = ()
+        self._tokens: dict[int, list[int]] = {}
+        self._texts: dict[int, list[str]] = {}
+        self._finish: dict[int, str] = {}
+
+    def add(self, output: RequestOutput) -> None:
+        if output.prompt_token_ids is not None:
+            self._prompt = tuple(output.prompt_token_ids)
+        for part in output.outputs:
+            self._tokens.setdefault(part.index, []).extend(part.token_ids)
+            self._texts.setdefault(part.index, []).append(part.text)
+            if part.finish_reason is not None:
+                self._finish[part.index] = part.finish_reason
+
+    @property
+    def complete(self) -> bool:
+        """Every choice ended by itself; an aborted or broken one is never recorded as an answer."""
+        return len(self._finish) == self._expected and set(self._finish.values()) <= {"stop", "length"}
+
+    def output(self) -> EngineOutput:
+        return EngineOutput(
+            prompt_token_ids=self._prompt,
+            choices=tuple(
+                Choice(
+                    index=i,
+                    text="".join(self._texts[i]),
+                    token_ids=tuple(self._tokens[i]),
+                    finish_reason=self._finish[i],
+                )
+                for i in sorted(self._tokens)
+            ),
+        )
+
+
+class VllmEngine:
+    """`serving.contracts.Engine` on vLLM."""
+
+    def __init__(self, model: Path, settings: ServingSettings) -> None:
+        self.tokenizer_fingerprint = tokenizer_fingerprint(model)
+        self.base_fingerprint = base_fingerprint(model)
+        self.adapter_capacity = settings.adapter_places
+        self._llm = RecordedLLM.from_engine_args(_engine_args(model, settings))
+        assert isinstance(self._llm, RecordedLLM)
+        self._models = OpenAIServingModels(self._llm, [BaseModelPath(name=BASE, model_path=str(model))])
+        renderer = OnlineRenderer(
+            model_config=self._llm.model_config,
+            renderer=self._llm.renderer,
+            request_logger=None,
+            chat_template=None,
+            chat_template_content_format="auto",
+        )
+        self._chat = OpenAIServingChat(
+            self._llm,
+            self._models,
+            response_role="assistant",
+            online_renderer=renderer,
+            request_logger=None,
+            chat_template=None,
+            chat_template_content_format="auto",
+        )
+
+    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
+        parsed = _parse(request)
+        parsed.request_id = request_id.removeprefix(ID_PREFIX)
+        self._llm.listen(request_id, on_finished)
+        try:
+            answer = await self._chat.create_chat_completion(parsed, None)
+        except EngineDeadError:
+            raise
+        except (VLLMError, ValueError, TypeError, OverflowError) as error:
+            raise _refusal(create_error_response(error)) from error
+        finally:
+            self._llm.unlisten(request_id)  # a refused request never reaches generate()
+        if isinstance(answer, ErrorResponse):
+            raise _refusal(answer)
+        if isinstance(answer, ChatCompletionResponse):
+            assert answer.id == request_id
+            return ChatAnswer(request_id, str(request["model"]), body=answer.model_dump(exclude_none=True))
+        return ChatAnswer(request_id, str(request["model"]), stream=answer)
+
+    async def load(self, name: str, directory: str) -> None:
+        answer = await self._models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=directory))
+        if isinstance(answer, ErrorResponse):
+            raise AdapterRefused(f"adapter {name}: vLLM does not load it: {answer.error.message}")
+
+    async def warm_up(self, name: str) -> None:
+        lora = self._models.lora_requests[name]
+        params = SamplingParams(max_tokens=1, temperature=0.0)
+        prompt: Any = {"prompt_token_ids": [0]}
+        async for _ in self._llm.generate(prompt, params, f"warm-up-{name}", lora_request=lora):
+            pass
+
+    async def unload(self, name: str) -> None:
+        lora = self._models.lora_requests.pop(name)  # vLLM's own unload forgets the name but keeps the weights
+        await self._llm.remove_lora(lora.lora_int_id)
+
+    async def check_health(self) -> None:
+        await self._llm.check_health()
+
+    def shutdown(self) -> None:
+        self._llm.shutdown()
+
+
+def _engine_args(model: Path, settings: ServingSettings) -> AsyncEngineArgs:
+    """vLLM's settings for this machine.
+
+    On a CPU, vLLM applies the last LoRA slot to base-model rows when a batch mixes base and adapter (its index -1
+    wraps around). One slot more than we ever fill keeps that last slot zero, so base rows stay untouched.
+    """
+    cpu = current_platform.is_cpu()
+    spare = 1 if cpu else 0
+    dtype = settings.dtype
+    if dtype == "auto":
+        dtype = "float32" if cpu else "bfloat16"
+    slots = settings.adapter_places + spare
+    return AsyncEngineArgs(
+        model=str(model),
+        dtype=dtype,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_requests,
+        enable_lora=True,
+        max_loras=slots,
+        max_cpu_loras=slots,
+        max_lora_rank=settings.max_lora_rank,
+        enforce_eager=cpu,  # vLLM turns compilation off on CPUs as soon as LoRA is on
+        gpu_memory_utilization=settings.gpu_memory_share,
+        kv_cache_memory_bytes=settings.kv_cache_gib << 30 if cpu else None,
+        limit_mm_per_prompt={},
+        trust_remote_code=False,
+        disable_log_stats=True,
+        enable_log_requests=False,
+        generation_config="vllm",  # sampling defaults are OpenAI's, not whatever the model's directory says
+    )
+
+
+def _parse(request: dict[str, Any]) -> ChatCompletionRequest:
+    try:
+        return ChatCompletionRequest.model_validate(request)
+    except VLLMError as error:
+        raise _refusal(create_error_response(error)) from error
+    except pydantic.ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        field = str(fault["loc"][0]) if fault["loc"] else None
+        where = f"'{field}': " if field else ""
+        raise RequestRefused(f"{where}{fault['msg']}.", param=field, code="invalid_value") from error
+
+
+def _refusal(answer: ErrorResponse) -> RequestRefused:
+    error = answer.error
+    message = re.sub(r" \(parameter=.*\)$", "", error.message)  # vLLM's note to itself
+    over = "maximum context length" in message
+    return RequestRefused(
+        message,
+        status=int(error.code),
+        param="messages" if over else error.param,
+        code="context_length_exceeded" if over else "invalid_value",
+    )
