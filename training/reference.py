@@ -1,0 +1,66 @@
+"""The reference: log-probs of the deployed policy, taken from the policy itself before its first update.
+
+Same weights, same micro-batches, same attention and number format as in training, so at step 0 policy and reference
+are equal to the last bit on a CPU. A file beside the round's other files keeps them with the identity of all that
+they depend on; a worker that starts again loads them, and never takes them from a policy that has moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from training.errors import ReferenceViolated
+from training.files import write_file
+from training.losses import PairLosses
+
+LN_2 = math.log(2)
+_EXACT = 0.0  # nats, on a CPU in float32
+_TOLERANCE = 0.05  # nats, where kernels may round differently with and without a gradient
+_LOSS_ROUNDING = 1e-12  # the mean of n equal float64 numbers is off by a few units in the last place
+
+
+def identity(depends_on: Mapping[str, object]) -> str:
+    """The sha256 hex digest of everything the reference depends on."""
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def kept(path: Path, identity: str, take: Callable[[], Tensor]) -> Tensor:
+    """The log-probs in the file when they have this identity; else take them and write the file."""
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("identity") == identity:
+                return file.get_tensor("logprobs")
+    logprobs = take()
+    write_file(path, save({"logprobs": logprobs.cpu()}, metadata={"identity": identity}))
+    return logprobs
+
+
+def require_equal(policy: Tensor, reference: Tensor, first: PairLosses, exact: bool) -> tuple[float, float]:
+    """Invariant 1, on the pairs of the first step and before its update: loss = ln 2 and every log-ratio = 0.
+
+    `policy` and `reference` are [pairs, 2]. Returns the loss and the largest absolute log-ratio; raises
+    `ReferenceViolated` naming both.
+    """
+    loss = first.losses.mean().item()
+    log_ratio = (policy - reference).abs().max().item()
+    tolerance = _EXACT if exact else _TOLERANCE
+    if not (log_ratio <= tolerance and abs(loss - LN_2) <= tolerance + _LOSS_ROUNDING):
+        raise ReferenceViolated(
+            f"before the first update the policy is not its own reference: loss {loss:.9f} (ln 2 = {LN_2:.9f}), "
+            f"largest |log-ratio| {log_ratio:.3e} nats, tolerance {tolerance:g}"
+        )
+    return loss, log_ratio
+
+
+def is_exact(device: torch.device, dtype: str) -> bool:
+    """Whether forward passes with and without gradient give the same bits."""
+    return device.type == "cpu" and dtype == "float32"
