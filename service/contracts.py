@@ -1,0 +1,262 @@
+"""What people send and what is kept: votes, pairs, rounds, adapters. Imports no torch, no vLLM, no Ray.
+
+Bodies of requests come first, records after. Wire bodies refuse unknown fields by name.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MAX_TEXT = 16_384  # characters of a comment
+MAX_TAGS = 32
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Role(enum.StrEnum):
+    """What a key may do."""
+
+    APP = "app"  # chat and vote
+    OPERATOR = "operator"  # rounds, adapters, preferences, rollback
+
+
+class Key(_Contract):
+    """A caller that has shown a valid key. `app` names the application (or the operator) it was issued to."""
+
+    id: str
+    role: Role
+    app: str
+
+
+# --- feedback -----------------------------------------------------------------------------------------
+
+
+class Rating(enum.StrEnum):
+    UP = "up"
+    DOWN = "down"
+
+
+class FeedbackBody(_Contract):
+    """`POST /v1/feedback`. One effective vote per completion choice, user and kind; the last write wins."""
+
+    completion_id: str = Field(min_length=1, max_length=200)
+    choice_index: int = Field(default=0, ge=0, le=127)
+    rating: Rating
+    user: str | None = Field(default=None, min_length=1, max_length=256)
+    comment: str | None = Field(default=None, max_length=MAX_TEXT)
+    tags: tuple[str, ...] = Field(default=(), max_length=MAX_TAGS)
+    feedback_id: str | None = Field(default=None, min_length=1, max_length=200)
+
+    @field_validator("completion_id", "user", "comment", "feedback_id")
+    @classmethod
+    def _no_nul(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("must not contain the NUL character")
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _short_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not tag or len(tag) > 64 or "\0" in tag for tag in tags):
+            raise ValueError("each tag must have 1 to 64 characters and no NUL character")
+        return tags
+
+
+class FeedbackReceipt(_Contract):
+    """What a voter gets back once the vote is durable."""
+
+    feedback_id: str
+    adapter: str  # the adapter that wrote the answer
+    effective: bool  # False: a later vote of the same user on the same choice already stands
+
+
+class Vote(_Contract):
+    """One effective vote joined with the choice it is about; the raw material of preferences."""
+
+    seq: int  # the store's own order
+    app: str
+    user: str | None
+    completion_id: str
+    choice_index: int
+    rating: Rating
+    adapter: str
+    prompt_digest: str  # sha256 hex over the rendered prompt's token ids
+    finish_reason: str
+    text: str | None  # None: the caller asked not to store it
+    token_ids: tuple[int, ...] | None  # None: the caller asked not to store them
+
+
+# --- preferences --------------------------------------------------------------------------------------
+
+
+class LeftOut(enum.StrEnum):
+    """Why a vote is in no pair. Shown to the operator."""
+
+    ALREADY_LEARNED = "already_learned"  # its answer is in a pair of an earlier round
+    NO_PARTNER = "no_partner"  # no opposite vote on another answer to the same rendered prompt
+    CONTRADICTED = "contradicted"  # as many or more votes say the opposite of the very same answer
+    NOT_STORED = "not_stored"  # the request said `store: false`
+    TRUNCATED = "truncated"  # the answer ran into its token limit
+    EMPTY = "empty"  # the answer has no text
+
+
+class Pair(_Contract):
+    """A preference: of two answers to one prompt, this one over that one."""
+
+    id: str  # sha256 hex over the content
+    origin: Literal["votes", "import"]
+    prompt_digest: str
+    app: str | None  # None for an imported pair
+    chosen: tuple[str, int] | None  # (completion_id, choice_index); None for an imported pair
+    rejected: tuple[str, int] | None
+    votes: tuple[int, ...] = ()  # seq of the votes it was made from
+
+
+class ImportedPair(_Contract):
+    """A line of TRL's standard or conversational format, normalised to messages."""
+
+    id: str
+    messages: tuple[dict[str, Any], ...]
+    chosen: str
+    rejected: str
+
+
+class Funnel(_Contract):
+    """From votes to new pairs, with a reason for every vote left out: votes = votes_in_pairs + sum(left_out)."""
+
+    votes: int  # effective votes
+    votes_in_pairs: int
+    left_out: dict[str, int]  # LeftOut -> votes
+    pairs_from_votes: int
+    pairs_imported: int
+
+    @property
+    def pairs(self) -> int:
+        """What a round started now would learn from."""
+        return self.pairs_from_votes + self.pairs_imported
+
+
+# --- rounds -------------------------------------------------------------------------------------------
+
+
+class RoundState(enum.StrEnum):
+    """Where a round is. The diagram with its lettered edges is in service/README.md."""
+
+    QUEUED = "queued"  # asked for; nothing done yet
+    COLLECTING = "collecting"  # new pairs are chosen and frozen into a snapshot
+    TRAINING = "training"  # an attempt runs on Ray Train
+    JUDGING = "judging"  # the gate reads the report; a passing candidate is published and promoted
+    AWAITING_APPROVAL = "awaiting_approval"  # passed, and an operator must say yes
+    CANARY = "canary"  # answers a share of the traffic
+    PROMOTED = "promoted"  # final: its adapter answers
+    REJECTED = "rejected"  # final: the gate said no; a result, not an error
+    FAILED = "failed"  # final: something broke; the reason says what
+    CANCELLED = "cancelled"  # final: an operator said stop
+
+    @property
+    def final(self) -> bool:
+        return self in (self.PROMOTED, self.REJECTED, self.FAILED, self.CANCELLED)
+
+
+class RoundBody(_Contract):
+    """`POST /ops/rounds`. Everything is optional; unset training values come from the settings."""
+
+    objective: Literal["dpo"] | None = None
+    beta: float | None = Field(default=None, gt=0, le=10)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    epochs: int | None = Field(default=None, ge=1, le=100)
+    min_pairs: int | None = Field(default=None, ge=2)
+    dry_run: bool = False
+    note: str | None = Field(default=None, max_length=1000)
+
+
+class Check(_Contract):
+    """One check of the gate. `value` and `bound` are None where the check has no number."""
+
+    name: str
+    outcome: Literal["pass", "fail", "abstain"]
+    value: float | None = None
+    bound: float | None = None
+    why: str
+
+
+class Verdict(_Contract):
+    """What the gate says of a candidate. Anything but all passes keeps the old adapter (invariant 6)."""
+
+    promote: bool
+    checks: tuple[Check, ...]
+
+
+class Round(_Contract):
+    """A round as the operator sees it."""
+
+    n: int
+    state: RoundState
+    reason: str | None = None  # why it ended as it did, or what it waits for
+    note: str | None = None
+    requested_by: str
+    settings: dict[str, Any]  # objective, beta, learning_rate, epochs, min_pairs as they will be used
+    parent: str | None = None  # the adapter that was deployed when it collected; None: not collected yet
+    attempt: int = 0
+    pair_digest: str | None = None
+    pairs: int | None = None
+    adapter: str | None = None  # the published adapter; None: none was published
+    funnel: dict[str, Any] | None = None
+    report: dict[str, Any] | None = None
+    verdict: Verdict | None = None
+    created_at: datetime
+    updated_at: datetime
+
+
+class RoundEvent(_Contract):
+    """A line of `/ops/rounds/{n}/events`. Kinds: state, attempt, phase, step, swap."""
+
+    seq: int
+    at: datetime
+    kind: str
+    data: dict[str, Any]
+
+
+# --- adapters and route -------------------------------------------------------------------------------
+
+
+class Adapter(_Contract):
+    """A published adapter: immutable, named by its ordinal and its weights' digest."""
+
+    name: str
+    ordinal: int
+    parent: str  # the adapter it continues, or "base"
+    round: int | None  # None: it came from outside
+    weights_sha256: str
+    manifest_sha256: str
+    directory: str
+    pair_digest: str | None
+    verdict: Verdict | None
+    created_at: datetime
+
+
+class PromoteBody(_Contract):
+    expected_current: str | None = None  # refuse with 412 when another adapter is stable by now
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class RollbackBody(_Contract):
+    to: str | None = None  # None: the previous adapter
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class AuditEntry(_Contract):
+    """Who changed what is served, when and why."""
+
+    seq: int
+    at: datetime
+    who: str
+    action: str
+    subject: str
+    detail: dict[str, Any]

@@ -1,0 +1,65 @@
+"""The database: brought to the schema that this program knows, and refused when it cannot keep a promise.
+
+The embedded one (`embedded.py`) or one named by URL: it makes no difference here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, func, select
+
+from service.errors import Unavailable
+from service.store.sessions import CONNECT_TIMEOUT_SECONDS, connection_errors
+from service.store.tables import MIGRATE_LOCK
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+DURABILITY_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")  # each must not be "off"
+
+
+def migrate(url: str) -> None:
+    """Brings the database to the newest schema; of several processes that start at once, one does it.
+
+    Raises `Unavailable` when the database cannot be reached, is not durable, or is newer than this program.
+    """
+    engine = create_engine(url, connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS})
+    try:
+        with connection_errors(), engine.begin() as connection:
+            check_durability(connection)
+            _upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+def check_durability(connection: Connection) -> None:
+    """Invariant 4: acknowledged means durable. Raises `Unavailable` with the remedy when the database cheats."""
+    for setting in DURABILITY_SETTINGS:
+        if connection.execute(select(func.current_setting(setting))).scalar_one() == "off":
+            raise Unavailable(
+                f"The database runs with {setting} = off: a vote that was acknowledged could be lost. "
+                f"Set {setting} = on for the server, the database and the user '{_user(connection)}'.",
+                code="database_not_durable",
+            )
+
+
+def _user(connection: Connection) -> str:
+    return connection.execute(select(func.current_user())).scalar_one()
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
+    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    if unknown:
+        raise Unavailable(
+            f"The database has the schema '{min(unknown)}', which this version does not know: a newer one made it. "
+            "Upgrade heliotrope, or name another database.",
+            code="database_newer",
+        )
+    command.upgrade(config, "head")

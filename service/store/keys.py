@@ -1,0 +1,79 @@
+"""API keys: issued once in clear, kept only as digests.
+
+A key reads `hel_<role>_<id>_<secret>`. The id is public and finds the row; the secret is 256 random bits, so a plain
+sha256 is enough: there is nothing to guess that a slow hash would protect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+
+from sqlalchemy import func, insert, select, update
+
+from service.contracts import Key, Role
+from service.errors import NotFound
+from service.store.sessions import Sessions
+from service.store.tables import keys
+
+_ID_BYTES = 6
+_SECRET_BYTES = 32  # 43 characters of URL-safe base64
+_SHAPE = re.compile(r"hel_(?:app|operator)_([0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
+_NO_DIGEST = "0" * 64  # compared with when the id is unknown, so that both cases do the same work
+
+
+class Keys:
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def issue(self, role: Role, app: str) -> tuple[Key, str]:
+        """A new key and its text, which can never be shown again."""
+        key = Key(id=secrets.token_hex(_ID_BYTES), role=role, app=app)
+        presented = f"hel_{role.value}_{key.id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+        async with self._sessions.transaction() as connection:
+            await connection.execute(
+                insert(keys).values(id=key.id, role=role.value, app=app, secret_sha256=_digest(presented))
+            )
+        return key, presented
+
+    async def verify(self, presented: str) -> Key | None:
+        """Whose key this is; None when it is malformed, unknown or revoked. Digests compare in constant time."""
+        shape = _SHAPE.fullmatch(presented)
+        if shape is None:
+            return None
+        async with self._sessions.transaction() as connection:
+            found = await connection.execute(
+                select(keys).where(keys.c.id == shape.group(1), keys.c.revoked_at.is_(None))
+            )
+            row = found.one_or_none()
+        kept = _NO_DIGEST if row is None else row.secret_sha256
+        if not hmac.compare_digest(_digest(presented), kept) or row is None:
+            return None
+        return Key(id=row.id, role=Role(row.role), app=row.app)
+
+    async def revoke(self, id: str) -> None:
+        """From now on the key opens nothing; revoking it again changes nothing. Raises `NotFound`."""
+        async with self._sessions.transaction() as connection:
+            revoked = await connection.execute(
+                update(keys)
+                .where(keys.c.id == id)
+                .values(revoked_at=func.coalesce(keys.c.revoked_at, func.now()))
+                .returning(keys.c.id)
+            )
+            if revoked.one_or_none() is None:
+                raise NotFound(f"No key has the id '{id}'. List the keys to see which there are.", param="id")
+
+    async def list(self) -> tuple[Key, ...]:
+        """The keys that are valid, oldest first."""
+        async with self._sessions.transaction() as connection:
+            found = await connection.execute(
+                select(keys).where(keys.c.revoked_at.is_(None)).order_by(keys.c.created_at, keys.c.id)
+            )
+            return tuple(Key(id=row.id, role=Role(row.role), app=row.app) for row in found)
+
+
+def _digest(presented: str) -> str:
+    """Over the whole text, so that a key's role and id cannot be exchanged either."""
+    return hashlib.sha256(presented.encode("ascii")).hexdigest()

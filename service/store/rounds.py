@@ -1,0 +1,268 @@
+"""Rounds as rows: every step is a compare-and-set, so two Conductors cannot both take it (invariant 7).
+
+Knows which steps belong together in a transaction; which step comes next is `service/rounds.py`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypedDict, Unpack
+
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.contracts import Pair, Round, RoundEvent, RoundState, Verdict
+from service.errors import Conflict, NotFound
+from service.store import round_events
+from service.store.sessions import Sessions
+from service.store.tables import CREATE_ROUND_LOCK, round_pairs, rounds
+from training.contracts import HELD_OUT, TRAIN
+
+_FINAL = [state.value for state in RoundState if state.final]
+
+
+class StaleRound(Exception):
+    """The round is not where its caller believes: another attempt, process or operator was quicker. Let go of it."""
+
+
+@dataclass(frozen=True)
+class RoundWork:
+    """A round with what only the loop needs to go on with it."""
+
+    round: Round
+    snapshot: str | None  # the Parquet file of its pairs; None: not collected yet
+    adapter_ordinal: int | None  # the ordinal its adapter will have; None: not collected yet
+
+
+class RoundFields(TypedDict, total=False):
+    """What a step may write beside the state; fields that are not named keep their value."""
+
+    reason: str | None
+    adapter: str
+    funnel: dict[str, Any]
+    report: dict[str, Any]
+    verdict: Verdict
+
+
+class Rounds:
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def create(
+        self,
+        *,
+        settings: dict[str, Any],
+        requested_by: str,
+        note: str | None,
+        idempotency_key: str | None,
+        body_sha256: str,
+    ) -> tuple[Round, bool]:
+        """A queued round, and whether it is new: a repeated key with the same body answers with the first round.
+
+        Raises `Conflict`: `idempotency_conflict` for a used key with another body, `round_running` while another
+        round is not final.
+        """
+        new = {
+            "state": RoundState.QUEUED.value,
+            "requested_by": requested_by,
+            "note": note,
+            "idempotency_key": idempotency_key,
+            "body_sha256": body_sha256,
+            "settings": settings,
+        }
+        async with self._sessions.transaction() as connection:
+            # One creator at a time: the second sees the first one's round, and no number is skipped.
+            await connection.execute(select(func.pg_advisory_xact_lock(CREATE_ROUND_LOCK)))
+            earlier = await _asked_before(connection, idempotency_key, body_sha256)
+            if earlier is not None:
+                return earlier, False
+            await _refuse_while_one_runs(connection)
+            row = (await connection.execute(insert(rounds).values(new).returning(*rounds.c))).one()
+            await round_events.append_state(connection, row)
+            return _round(row), True
+
+    async def get(self, n: int) -> Round:
+        """Raises `NotFound`."""
+        return (await self.work(n)).round
+
+    async def work(self, n: int) -> RoundWork:
+        """Raises `NotFound`."""
+        async with self._sessions.transaction() as connection:
+            row = await _find(connection, n)
+        return RoundWork(_round(row), row.snapshot, row.adapter_ordinal)
+
+    async def list(self, limit: int = 100) -> tuple[Round, ...]:
+        """Newest first."""
+        async with self._sessions.transaction() as connection:
+            found = await connection.execute(select(rounds).order_by(rounds.c.n.desc()).limit(limit))
+            return tuple(_round(row) for row in found)
+
+    async def running(self) -> Round | None:
+        """The one round that is not final, if there is one."""
+        async with self._sessions.transaction() as connection:
+            row = await _running(connection)
+        return None if row is None else _round(row)
+
+    async def move(
+        self,
+        n: int,
+        *,
+        expect: RoundState,
+        to: RoundState,
+        attempt: int | None = None,
+        **fields: Unpack[RoundFields],
+    ) -> Round:
+        """Compare-and-set of the state, with its event in the same transaction. `to` may be `expect`: fields only.
+
+        Raises `StaleRound` when the round is not in `expect`, or `attempt` is given and not the current one.
+        """
+        async with self._sessions.transaction() as connection:
+            return await _move(connection, n, expect, to, attempt, dict(fields))
+
+    async def freeze(
+        self,
+        n: int,
+        *,
+        attempt: int,
+        pairs: Sequence[Pair],
+        held_out: AbstractSet[str],  # ids of the pairs that are kept for the evaluation
+        parent: str,
+        snapshot: str,
+        pair_digest: str,
+        adapter_ordinal: int,
+        funnel: dict[str, Any],
+    ) -> Round:
+        """From collecting to training, with all that the round will ever learn from; no other round will use it.
+
+        Raises `StaleRound`.
+        """
+        assert pairs, "a round without pairs has nothing to learn"
+        frozen = {
+            "pairs": len(pairs),
+            "parent": parent,
+            "snapshot": snapshot,
+            "pair_digest": pair_digest,
+            "adapter_ordinal": adapter_ordinal,
+            "funnel": funnel,
+        }
+        async with self._sessions.transaction() as connection:
+            moved = await _move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
+            await connection.execute(insert(round_pairs), [_pair_row(n, pair, held_out) for pair in pairs])
+            return moved
+
+    async def next_attempt(self, n: int, expect_attempt: int) -> Round:
+        """Fences off the attempt so far: whatever it still sends is stale. Raises `StaleRound`."""
+        async with self._sessions.transaction() as connection:
+            changed = await connection.execute(
+                update(rounds)
+                .where(rounds.c.n == n, rounds.c.attempt == expect_attempt, rounds.c.state.not_in(_FINAL))
+                .values(attempt=expect_attempt + 1, updated_at=func.now())
+                .returning(*rounds.c)
+            )
+            row = changed.one_or_none() or await _stale(connection, n)
+            await round_events.append_state(connection, row)
+            return _round(row)
+
+    async def add_event(self, n: int, kind: str, data: dict[str, Any]) -> None:
+        async with self._sessions.transaction() as connection:
+            # The lock lets the round's events commit in the order of their `seq`, so that no reader skips one.
+            await _find(connection, n, lock=True)
+            await round_events.append(connection, n, kind, data)
+
+    async def events(self, n: int, after_seq: int = 0) -> tuple[RoundEvent, ...]:
+        """In order; `after_seq` is the last one already seen."""
+        async with self._sessions.transaction() as connection:
+            return await round_events.since(connection, n, after_seq)
+
+
+async def fence_holds(connection: AsyncConnection, n: int, attempt: int, *, state: RoundState) -> None:
+    """Keeps the round where it is until the transaction ends; raises `StaleRound` when it has already moved."""
+    row = await _find(connection, n, lock=True)
+    if (row.state, row.attempt) != (state.value, attempt):
+        raise _stale_error(row)
+
+
+async def _find(connection: AsyncConnection, n: int, *, lock: bool = False) -> Row[Any]:
+    statement = select(rounds).where(rounds.c.n == n)
+    row = (await connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no round {n}.", param="n", code="round_not_found")
+    return row
+
+
+async def _running(connection: AsyncConnection) -> Row[Any] | None:
+    return (await connection.execute(select(rounds).where(rounds.c.state.not_in(_FINAL)))).one_or_none()
+
+
+async def _refuse_while_one_runs(connection: AsyncConnection) -> None:
+    row = await _running(connection)
+    if row is not None:
+        raise Conflict(
+            f"Round {row.n} is {row.state}, and rounds run one at a time. Wait for it or cancel it.",
+            code="round_running",
+        )
+
+
+async def _asked_before(connection: AsyncConnection, key: str | None, body_sha256: str) -> Round | None:
+    if key is None:
+        return None
+    row = (await connection.execute(select(rounds).where(rounds.c.idempotency_key == key))).one_or_none()
+    if row is not None and row.body_sha256 != body_sha256:
+        raise Conflict(
+            f"The Idempotency-Key '{key}' already started round {row.n} with another body. Use a new key.",
+            param="Idempotency-Key",
+            code="idempotency_conflict",
+        )
+    return None if row is None else _round(row)
+
+
+async def _move(
+    connection: AsyncConnection,
+    n: int,
+    expect: RoundState,
+    to: RoundState,
+    attempt: int | None,
+    columns: dict[str, Any],
+) -> Round:
+    assert not expect.final, "a final state is never left"
+    if isinstance(verdict := columns.get("verdict"), Verdict):
+        columns |= {"verdict": verdict.model_dump(mode="json")}
+    statement = update(rounds).where(rounds.c.n == n, rounds.c.state == expect.value)
+    if attempt is not None:
+        statement = statement.where(rounds.c.attempt == attempt)
+    changed = await connection.execute(
+        statement.values(state=to.value, updated_at=func.now(), **columns).returning(*rounds.c)
+    )
+    row = changed.one_or_none() or await _stale(connection, n)
+    if to is not expect:
+        await round_events.append_state(connection, row)
+    return _round(row)
+
+
+async def _stale(connection: AsyncConnection, n: int) -> NoReturn:
+    raise _stale_error(await _find(connection, n))
+
+
+def _stale_error(row: Row[Any]) -> StaleRound:
+    return StaleRound(f"Round {row.n} is {row.state} in attempt {row.attempt} by now.")
+
+
+def _pair_row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:
+    chosen, rejected = pair.chosen or (None, None), pair.rejected or (None, None)
+    return {
+        "round": n,
+        "pair_id": pair.id,
+        "split": HELD_OUT if pair.id in held_out else TRAIN,
+        "origin": pair.origin,
+        "chosen_completion_id": chosen[0],
+        "chosen_choice_index": chosen[1],
+        "rejected_completion_id": rejected[0],
+        "rejected_choice_index": rejected[1],
+        "votes": list(pair.votes),
+    }
+
+
+def _round(row: Row[Any]) -> Round:
+    return Round.model_validate({name: getattr(row, name) for name in Round.model_fields})
