@@ -1,0 +1,96 @@
+"""Numbers in, verdict out: may this candidate replace the deployed adapter? Pure.
+
+Fifth of the seven files of a thumbs-up: `training/round.py` measured, `service/registry.py` publishes what passes.
+Every check passes, fails or abstains; anything but all passes keeps the old adapter (invariant 6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from service.contracts import Check, Verdict
+from service.settings import GateSettings
+from training.contracts import RoundReport
+
+LN2 = math.log(2)
+
+
+def judge(report: RoundReport, integrity_fault: str | None, settings: GateSettings) -> Verdict:
+    """`integrity_fault`: why the adapter directory cannot be served, or None. Cheap checks first."""
+    checks = (_integrity(integrity_fault), *(check(report, settings) for check in CHECKS))
+    return Verdict(promote=all(check.outcome == "pass" for check in checks), checks=checks)
+
+
+def summary(verdict: Verdict) -> str:
+    """One line for people: why a candidate was turned down, or that it passed."""
+    stopped = [f"{check.name}: {check.why}" for check in verdict.checks if check.outcome != "pass"]
+    return "; ".join(stopped) if stopped else f"passed {len(verdict.checks)} checks"
+
+
+def _integrity(fault: str | None) -> Check:
+    if fault is not None:
+        return Check(name="integrity", outcome="fail", why=fault)
+    return Check(name="integrity", outcome="pass", why="every file hashes to its manifest and can be served")
+
+
+def _finite(report: RoundReport, settings: GateSettings) -> Check:
+    return Check(
+        name="finite",
+        outcome="pass" if report.nonfinite_steps == 0 and report.steps else "fail",
+        value=report.nonfinite_steps,
+        bound=0,
+        why=f"{report.nonfinite_steps} of {len(report.steps)} steps had a loss or gradient that is not finite",
+    )
+
+
+def _step0(report: RoundReport, settings: GateSettings) -> Check:
+    """Invariant 1: before any update the policy is its own reference, so the loss is ln 2."""
+    off = max(report.step0_max_abs_logratio, abs(report.step0_loss - LN2))
+    return Check(
+        name="step0",
+        outcome="pass" if off <= settings.step0_tolerance else "fail",
+        value=off,
+        bound=settings.step0_tolerance,
+        why="largest |log-ratio| to the reference, or distance of the loss from ln 2, before the first update",
+    )
+
+
+def _learned(report: RoundReport, settings: GateSettings) -> Check:
+    """A round that changed nothing is no round: its margin over the reference must have grown."""
+    tail = report.steps[-max(1, len(report.steps) // 4) :]
+    margin = sum(step.rewards_margins for step in tail) / len(tail) if tail else 0.0
+    moved = report.weights_changed and margin >= settings.min_final_margin
+    return Check(
+        name="learned",
+        outcome="pass" if moved else "fail",
+        value=margin,
+        bound=settings.min_final_margin,
+        why="mean reward margin of the last quarter of the steps"
+        if report.weights_changed
+        else "the weights did not change",
+    )
+
+
+def _held_out(report: RoundReport, settings: GateSettings) -> Check:
+    """Preference accuracy on pairs that were not trained on, candidate against the deployed adapter, same pairs."""
+    current, candidate = report.current, report.candidate
+    if current is None or candidate is None or candidate.pairs < settings.min_held_out_pairs:
+        pairs = candidate.pairs if candidate is not None else 0
+        return Check(
+            name="held_out",
+            outcome="abstain",
+            value=pairs,
+            bound=settings.min_held_out_pairs,
+            why=f"{pairs} held-out pairs cannot decide; {settings.min_held_out_pairs} are needed",
+        )
+    return Check(
+        name="held_out",
+        outcome="pass" if candidate.accuracy >= current.accuracy else "fail",
+        value=candidate.accuracy,
+        bound=current.accuracy,
+        why=f"preference accuracy on {candidate.pairs} held-out pairs, against the deployed adapter's",
+    )
+
+
+CHECKS: tuple[Callable[[RoundReport, GateSettings], Check], ...] = (_finite, _step0, _learned, _held_out)

@@ -1,0 +1,180 @@
+"""All that can be set, its defaults and where a value comes from.
+
+Order, later wins: defaults < `heliotrope.toml` < `HELIOTROPE_SECTION__KEY` < flags of the command line.
+A key that does not exist refuses the start and is named; nothing is read by guess.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.settings import ServingSettings
+from service.errors import BadRequest
+
+PREFIX = "HELIOTROPE_"
+CONFIG_FILE = "heliotrope.toml"
+SEEDLING = "seedling"
+
+# Read by the command line itself, not settings of the service.
+_CLIENT_VARIABLES = frozenset({"HELIOTROPE_URL", "HELIOTROPE_KEY", "HELIOTROPE_STATE", "HELIOTROPE_CONFIG"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(_Section):
+    name: str = Field(
+        default=SEEDLING,
+        min_length=1,
+        description="'seedling' (trained on this machine), a directory, or a Hugging Face name; a causal LM",
+    )
+
+
+class ServerSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    insecure_no_auth: bool = Field(default=False, description="answer without keys; for a laptop only")
+
+
+class StoreSettings(_Section):
+    url: str | None = Field(
+        default=None, description="postgresql://...; None: an embedded PostgreSQL in the state folder"
+    )
+
+
+class TrainingSettings(_Section):
+    objective: Literal["dpo"] = "dpo"
+    beta: float = Field(default=0.1, gt=0, le=10, description="how closely the new policy stays to the deployed one")
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    epochs: int = Field(default=2, ge=1, le=100)
+    pairs_per_step: int = Field(default=16, ge=1)
+    tokens_per_micro_batch: int = Field(default=4096, ge=64)
+    min_pairs: int = Field(default=32, ge=2, description="a round with fewer new pairs does nothing")
+    held_out_share: float = Field(
+        default=0.15, gt=0, lt=1, description="of the prompts; never trained on in that round"
+    )
+    lora_rank: Literal[8, 16, 32, 64] = 8
+    lora_alpha: int = Field(default=16, ge=1)
+    seed: int = 0
+    workers: int = Field(default=1, ge=1)
+    max_attempts: int = Field(default=3, ge=1, description="how often a killed attempt is started anew")
+
+
+class GateSettings(_Section):
+    min_held_out_pairs: int = Field(
+        default=4, ge=1, description="with fewer the gate abstains, and the old adapter stays"
+    )
+    step0_tolerance: float = Field(default=1e-4, ge=0, description="|log-ratio| allowed before the first update")
+    min_final_margin: float = Field(default=0.01, ge=0, description="reward margin the last steps must reach")
+
+
+class Settings(_Section):
+    state: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_state_path("heliotrope")),
+        description="folder of the embedded database, adapters, rounds and keys of this machine",
+    )
+    model: ModelSettings = ModelSettings()
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    serving: ServingSettings = ServingSettings()
+    training: TrainingSettings = TrainingSettings()
+    gate: GateSettings = GateSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _rank_fits(self) -> Settings:
+        if self.training.lora_rank > self.serving.max_lora_rank:
+            raise ValueError(
+                f"training.lora_rank = {self.training.lora_rank} exceeds serving.max_lora_rank = "
+                f"{self.serving.max_lora_rank}; what is trained could not be served"
+            )
+        return self
+
+    @property
+    def adapters(self) -> Path:
+        """Published adapters, one directory each."""
+        return self.state / "adapters"
+
+    @property
+    def rounds(self) -> Path:
+        """Snapshots and attempts of rounds."""
+        return self.state / "rounds"
+
+    @property
+    def cache(self) -> Path:
+        """This machine's verified copies of published adapters."""
+        return self.state / "cache"
+
+
+def load(
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from all their sources. `overrides` are the flags, as nested mappings; None values do not count.
+
+    Raises `BadRequest` that names the key and where it came from.
+    """
+    origin = str(file) if file else CONFIG_FILE
+    values = _from_file(file)
+    _merge(values, _from_environment(environment))
+    _merge(values, overrides or {})
+    try:
+        return Settings.model_validate(values)
+    except pydantic.ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise BadRequest(
+                f"unknown setting '{key}' (from {origin}, {PREFIX}... or a flag). Remove it or correct its name.",
+                param=key, code="unknown_setting",
+            ) from error  # fmt: skip
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"setting '{key}': {reason}" if key else reason, param=key, code="invalid_setting") from error
+
+
+def _from_file(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        file = Path(CONFIG_FILE)
+        if not file.is_file():
+            return {}
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise BadRequest(f"{file}: {error.strerror}", code="unreadable_settings") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadRequest(f"{file} is not TOML: {error}", code="unreadable_settings") from error
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in environment.items():
+        if not name.startswith(PREFIX) or name in _CLIENT_VARIABLES:
+            continue
+        path = name.removeprefix(PREFIX).lower().split("__")
+        section = values
+        for part in path[:-1]:
+            section = section.setdefault(part, {})
+        section[path[-1]] = value
+    if "HELIOTROPE_STATE" in environment:
+        values["state"] = environment["HELIOTROPE_STATE"]
+    return values
+
+
+def _merge(values: dict[str, Any], later: Mapping[str, Any]) -> None:
+    for key, value in later.items():
+        if isinstance(value, Mapping):
+            section = values.setdefault(key, {})
+            if isinstance(section, dict):
+                _merge(section, value)
+                continue
+        if value is not None:
+            values[key] = value
