@@ -1,0 +1,70 @@
+"""Which base model, and can it be served at all? Answered before anything is started."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from service.errors import BadRequest
+from service.settings import SEEDLING
+
+
+def resolve(name: str) -> Path:
+    """The directory of the base model: the seedling's (built when missing), a given one, or a hub's copy.
+
+    Raises `BadRequest` that says why the model cannot be loaded.
+    """
+    if name == SEEDLING:
+        return _seedling()
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        directory = _from_hub(name)
+    _check(directory.resolve(), name)
+    return directory.resolve()
+
+
+def _seedling() -> Path:
+    """In a process of its own, so that this one never loads torch. Its last line is the directory."""
+    command = [sys.executable, "-m", "training.seedling"]
+    built = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if built.returncode != 0:
+        raise BadRequest("The seedling could not be trained; the lines above say why.", code="model_not_loadable")
+    return Path(built.stdout.strip().splitlines()[-1])
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadRequest(
+            f"Model '{name}' cannot be loaded: it is no directory here, and the hub says: {reason}",
+            param="model.name", code="model_not_loadable",
+        ) from error  # fmt: skip
+
+
+def _check(directory: Path, name: str) -> None:
+    def refuse(why: str) -> BadRequest:
+        return BadRequest(f"Model '{name}' cannot be loaded: {why}", param="model.name", code="model_not_loadable")
+
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise refuse(f"{directory} has no config.json") from error
+    except ValueError as error:
+        raise refuse("its config.json is not JSON") from error
+    architectures = config.get("architectures") or []
+    if not any(str(a).endswith("ForCausalLM") for a in architectures):
+        raise refuse(f"its architecture {architectures} is not a causal language model")
+    if not any(directory.glob("*.safetensors")):
+        raise refuse("it has no *.safetensors weights (pickled weights are never loaded)")
+    if not (directory / "tokenizer_config.json").is_file():
+        raise refuse("it has no tokenizer")
+    template = json.loads((directory / "tokenizer_config.json").read_text()).get("chat_template")
+    if not template and not any((directory / f).is_file() for f in ("chat_template.jinja", "chat_template.json")):
+        raise refuse("its tokenizer has no chat template")

@@ -1,0 +1,264 @@
+"""`up` and `down`: this machine's database, Ray cluster and Serve applications, owned by one process.
+
+Everything that `up` starts ends with it. What a killed `up` leaves behind (only the database can outlive it: Ray's
+processes die with their driver) is found again by the next `up`, or stopped by `down`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import httpx
+import psutil
+from rich.console import Console
+
+from service import model
+from service.contracts import Role
+from service.errors import BadRequest, Conflict, HeliotropeError
+from service.settings import Settings
+
+NAMESPACE = "heliotrope"
+START_SECONDS = 600  # how long a detached `up` may take before its caller gives up
+STOP_SECONDS = 120
+OBJECT_STORE_BYTES = 128 << 20  # nothing large ever goes through Ray's object store
+
+console = Console(stderr=True)
+
+
+def up(settings: Settings, *, detach: bool) -> None:
+    """Start everything and stay until SIGINT or SIGTERM. Raises `HeliotropeError` before anything is started."""
+    settings = settings.model_copy(update={"state": settings.state.expanduser().resolve()})
+    _prepare_state(settings.state)
+    if detach:
+        _up_detached(settings)
+        return
+    with running(settings) as url:
+        _say_hello(settings, url)
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        stop.wait()
+        console.print("stopping: requests in flight finish first")
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[str]:
+    """The whole service on this machine, as long as the block lasts; gives its URL."""
+    lock = filelock.FileLock(settings.state / "up.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as taken:
+        raise Conflict(
+            f"Heliotrope already runs on {settings.state}. Stop it with 'heliotrope down'.", code="already_running"
+        ) from taken
+    with contextlib.ExitStack() as stack:
+        stack.callback(lock.release)
+        _refuse_used_port(settings.server.host, settings.server.port)
+        directory = model.resolve(settings.model.name)
+        store_url = stack.enter_context(_database(settings))
+        _first_keys(settings, store_url)
+        url = f"http://{settings.server.host}:{settings.server.port}"
+        stack.enter_context(_ray(settings, directory, store_url))
+        note = settings.state / "up.json"
+        note.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+        stack.callback(note.unlink, missing_ok=True)
+        yield url
+
+
+def down(state: Path) -> bool:
+    """Stop what runs on that state folder, also what a killed `up` left. False: nothing ran."""
+    state = state.expanduser().resolve()
+    found = _stop_up(state)
+    if (state / "database").is_dir():
+        from service.store.embedded import EmbeddedDatabase
+
+        found = EmbeddedDatabase(state / "database").stop() or found
+    return found
+
+
+def _stop_up(state: Path) -> bool:
+    try:
+        pid = int(json.loads((state / "up.json").read_text())["pid"])
+        process = psutil.Process(pid)
+        if "service" not in " ".join(process.cmdline()) and "heliotrope" not in " ".join(process.cmdline()):
+            return False  # the number was given to another program since
+        process.terminate()
+    except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+        return False
+    try:
+        process.wait(STOP_SECONDS)
+    except psutil.TimeoutExpired as slow:
+        raise HeliotropeError(f"process {pid} did not stop within {STOP_SECONDS} seconds") from slow
+    return True
+
+
+def _prepare_state(state: Path) -> None:
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        (state / ".writable").touch()
+        (state / ".writable").unlink()
+    except OSError as error:
+        raise BadRequest(
+            f"The state folder {state} cannot be written: {error.strerror}. Choose another with --state.",
+            param="state", code="state_not_writable",
+        ) from error  # fmt: skip
+
+
+def _refuse_used_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            why = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise BadRequest(
+                f"Port {port} on {host} {why}. Choose another with --port.", param="server.port", code="port_in_use"
+            ) from error
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    """The store's URL, migrated; starts and stops the embedded PostgreSQL unless the settings name a server."""
+    from service.store.database import migrate
+    from service.store.embedded import EmbeddedDatabase
+
+    if settings.store.url is not None:
+        migrate(settings.store.url)
+        yield settings.store.url
+        return
+    database = EmbeddedDatabase(settings.state / "database")
+    database.start()
+    try:
+        migrate(database.url)
+        yield database.url
+    finally:
+        database.stop()
+
+
+def _first_keys(settings: Settings, store_url: str) -> None:
+    """One key of each role on the first start, kept in the state folder for the command line of this machine."""
+    import asyncio
+
+    from service.store.store import Store
+
+    file = settings.state / "keys.json"
+
+    async def issue() -> dict[str, str] | None:
+        store = Store(store_url)
+        try:
+            if file.is_file() and await store.keys.list():
+                return None
+            return {role.value: (await store.keys.issue(role, "local"))[1] for role in Role}
+        finally:
+            await store.close()
+
+    secrets = asyncio.run(issue())
+    if secrets is None:
+        return
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as out:
+        json.dump(secrets, out)
+    console.print("Two keys were made; they are shown once and kept in keys.json of the state folder:")
+    for role, secret in secrets.items():
+        console.print(f"  {role:<9} {secret}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
+    """A Ray cluster of this machine alone, with both applications running and ready."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    import ray
+    from ray import serve
+
+    from service.app import Blueprint, chat, operations
+    from training.fingerprints import fingerprints
+
+    console.print(f"starting: {settings.model.name}, {settings.serving.replicas} replica(s)", highlight=False)
+    ray.init(
+        namespace=NAMESPACE,
+        num_cpus=max(4, os.cpu_count() or 1),  # logical: what must run at once on a laptop must also fit
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="error",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        serve.start(
+            http_options={"host": settings.server.host, "port": settings.server.port},
+            logging_config={"log_level": "ERROR"},
+        )
+        blueprint = Blueprint(
+            settings, store_url, directory, fingerprints(directory), use_gpu=_use_gpu(settings, ray.cluster_resources())
+        )
+        # The Conductor first: it can say how things stand while the engines load.
+        serve.run(operations(blueprint), name="operations", route_prefix="/")
+        serve.run(chat(blueprint), name="chat", route_prefix="/v1")
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # whatever is left goes with the cluster
+            serve.shutdown()
+        ray.shutdown()
+
+
+def _use_gpu(settings: Settings, resources: dict[str, Any]) -> bool:
+    found = resources.get("GPU", 0) >= 1
+    if settings.serving.device == "gpu" and not found:
+        raise BadRequest("serving.device is 'gpu', but Ray finds none here.", param="serving.device", code="no_gpu")
+    return found and settings.serving.device != "cpu"
+
+
+def _say_hello(settings: Settings, url: str) -> None:
+    console.print(f"[bold]ready[/bold]  chat {url}/v1   operations {url}/ops/status", highlight=False)
+    if settings.server.insecure_no_auth:
+        console.print(
+            "[bold red]WARNING[/bold red] --insecure-no-auth: everybody who reaches this port may do everything"
+        )
+    console.print("talk to it: heliotrope chat      stop it: ^C or heliotrope down", highlight=False)
+
+
+def _up_detached(settings: Settings) -> None:
+    """Start `up` as a process of its own and wait until it is ready."""
+    file, log = settings.state / "settings.json", settings.state / "up.log"
+    file.write_text(settings.model_dump_json())
+    command = [sys.executable, "-m", "service.node", str(file)]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+    url = f"http://{settings.server.host}:{settings.server.port}"
+    pause = threading.Event()
+    for _ in range(START_SECONDS):
+        if process.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise HeliotropeError(f"up ended: {last[0] if last else 'no word'} (all of it is in {log})")
+        with contextlib.suppress(httpx.HTTPError):
+            if (settings.state / "up.json").is_file() and httpx.get(f"{url}/readyz").status_code == 200:
+                console.print(f"ready  {url}   log {log}", highlight=False)
+                return
+        pause.wait(1.0)
+    raise HeliotropeError(f"up is not ready after {START_SECONDS} seconds; see {log}")
+
+
+def _main() -> None:
+    """`python -m service.node SETTINGS.json`: what a detached `up` runs."""
+    try:
+        up(Settings.model_validate_json(Path(sys.argv[1]).read_text()), detach=False)
+    except HeliotropeError as error:
+        console.print(error.message, highlight=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main()
