@@ -30,6 +30,7 @@ def migrate(url: str) -> None:
     try:
         with connection_errors(), engine.begin() as connection:
             check_durability(connection)
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATE_LOCK)))
             _upgrade(connection)
     finally:
         engine.dispose()

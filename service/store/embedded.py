@@ -74,9 +74,9 @@ class EmbeddedDatabase:
             ) from error
 
     def _start(self, account: Account | None) -> None:
-        for folder in {self._folder, self._sockets}:
-            _make_private(folder, account)
+        _make_private(self._folder, account)
         with self._locked():
+            _make_private(self._sockets, account)
             self._initialise(account)
             if not self._found():
                 self._launch(account)
@@ -89,6 +89,8 @@ class EmbeddedDatabase:
             if self._settled() != _TAKES_CONNECTIONS:
                 return False
             self._pg_ctl(server_account(), "stop", "-m", "fast")
+            if self._sockets != self._folder:
+                self._sockets.rmdir()  # the server has removed its socket
             return True
 
     def running(self) -> bool:
