@@ -1,0 +1,119 @@
+"""The command line: one file a noun, all commands listed here. Imports neither torch, vLLM, Ray nor the store.
+
+Operators' commands speak HTTP only. `up`, `down` and `demo` import what they need when they run.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from service.cli import adapters, keys, rounds
+from service.cli.adapters import promote, rollback
+from service.cli.chat import chat
+from service.cli.node import demo, doctor, down, up
+from service.cli.preferences import import_pairs, preferences
+from service.cli.remote import Session, report
+from service.cli.status import audit, status
+from service.errors import HeliotropeError
+
+ANYWHERE = ("--url", "--state", "--config")
+OURS = frozenset({"service", "serving", "training"})
+
+
+class Root(TyperGroup):
+    """Takes the global options wherever they stand, and ends every failure in one line and a status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, global_first(args))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HeliotropeError as error:
+            report(error, as_json=ctx.obj.as_json)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in OURS:
+                raise
+            missing = HeliotropeError(
+                f"The package '{error.name}' is not installed. Install heliotrope with its extra 'cpu' or 'gpu'; "
+                "`heliotrope doctor` shows all that is missing.",
+                code="package_missing",
+            )
+            report(missing, as_json=ctx.obj.as_json)
+        raise typer.Exit(1)
+
+
+def global_first(args: list[str]) -> list[str]:
+    """`status --url X` as `--url X status`. What stands behind `--` stays where it is."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in ANYWHERE:
+            front += [word, *islice(words, 1)]
+        elif word.startswith(tuple(f"{option}=" for option in ANYWHERE)):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+app = typer.Typer(
+    cls=Root,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="--url, --state and --config may stand anywhere in a line. HELIOTROPE_KEY holds the key of a remote service.",
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HELIOTROPE_URL", help="The service to speak with; by default the one of the state folder."
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(envvar="HELIOTROPE_STATE", file_okay=False, help="The state folder, where `up` keeps all it has."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="HELIOTROPE_CONFIG",
+            exists=True,
+            dir_okay=False,
+            help="Settings; by default ./heliotrope.toml if there.",
+        ),
+    ] = None,
+) -> None:
+    """Keeps a deployed language model turned towards the people who use it."""
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"'{url}' must begin with http:// or https://", param_hint="--url")
+    context.obj = Session(url, state, config)
+
+
+for command in (up, down, status, chat):
+    app.command()(command)
+app.add_typer(rounds.app, name="round")
+app.add_typer(adapters.app, name="adapters")
+for command in (promote, rollback, preferences):
+    app.command()(command)
+app.command("import")(import_pairs)
+app.add_typer(keys.app, name="keys")
+for command in (audit, demo, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    app(prog_name="heliotrope")

@@ -1,0 +1,132 @@
+"""`round`: start a round of learning, look at it, watch it, stop it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.preferences import funnel
+from service.cli.remote import Json, Remote, connect
+from service.terminal import console, facts, moment, stack, table
+from service.watch import verdict_table, watch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+app = typer.Typer(no_args_is_help=True, help="Rounds of learning: start, list, show, watch, cancel.")
+
+Number = Annotated[int, typer.Argument(metavar="N", help="The round's number.", min=1)]
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    objective: Annotated[str | None, typer.Option(help="What is optimised.", metavar="dpo")] = None,
+    beta: Annotated[float | None, typer.Option(help="How closely the policy stays to the deployed one.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="How often each pair is seen.")] = None,
+    min_pairs: Annotated[int | None, typer.Option(help="With fewer new pairs the round does nothing.")] = None,
+    note: Annotated[str | None, typer.Option(help="Kept with the round.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the round would learn from.")] = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Watch it until it is over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a round. What is not given comes from the service's settings."""
+    given = {
+        "objective": objective, "beta": beta, "learning_rate": learning_rate, "epochs": epochs,
+        "min_pairs": min_pairs, "note": note, "dry_run": dry_run or None,
+    }  # fmt: skip
+    remote = connect(context, as_json)
+    answer = remote.client.post("/ops/rounds", {name: value for name, value in given.items() if value is not None})
+    remote.show(answer, _dry_run if dry_run else _started)
+    if follow and not dry_run:
+        _watch(remote, answer.data["n"])
+
+
+@app.command("list")
+def list_rounds(context: typer.Context, as_json: Json = False) -> None:
+    """All rounds, newest first."""
+    remote = connect(context, as_json)
+    remote.show(remote.client.get("/ops/rounds"), _rounds)
+
+
+@app.command()
+def show(context: typer.Context, n: Number, as_json: Json = False) -> None:
+    """One round: its settings, what it learned from, what was measured, and the verdict."""
+    remote = connect(context, as_json)
+    remote.show(remote.client.get(f"/ops/rounds/{n}"), _round)
+
+
+@app.command("watch")
+def watch_round(context: typer.Context, n: Number, as_json: Json = False) -> None:
+    """Follow a round until it is over. Exits with 1 unless its adapter was promoted."""
+    _watch(connect(context, as_json), n)
+
+
+@app.command()
+def cancel(context: typer.Context, n: Number, as_json: Json = False) -> None:
+    """Stop a round that is not over; the adapter that answers stays."""
+    remote = connect(context, as_json)
+    remote.show(remote.client.post(f"/ops/rounds/{n}/cancel", {}), lambda data: f"round {n} is {data['state']}")
+
+
+def _watch(remote: Remote, n: int) -> None:
+    if not watch(remote.client, n, console(), as_json=remote.as_json):
+        raise typer.Exit(1)
+
+
+def _started(data: dict[str, Any]) -> str:
+    n = data["n"]
+    return f"round {n} is {data['state']}; follow it with `heliotrope round watch {n}`"
+
+
+def _dry_run(data: dict[str, Any]) -> RenderableType:
+    verb = "would learn from these" if data["enough"] else "would do nothing"
+    return stack(funnel(data["funnel"]), f"A round {verb}: at least {data['min_pairs']} new pairs are needed.")
+
+
+def _rounds(data: dict[str, Any]) -> RenderableType:
+    return table(
+        ("n", "state", "pairs", "adapter", "asked for", "reason"),
+        ((r["n"], r["state"], r["pairs"], r["adapter"], moment(r["created_at"]), r["reason"]) for r in data["data"]),
+        wrap=("reason",),
+    )
+
+
+def _round(data: dict[str, Any]) -> RenderableType:
+    return stack(
+        facts({
+            "round": data["n"],
+            "state": data["state"],
+            "reason": data["reason"],
+            "note": data["note"],
+            "asked for": f"{moment(data['created_at'])} by {data['requested_by']}",
+            "changed": moment(data["updated_at"]),
+            "settings": "  ".join(f"{name}={value}" for name, value in data["settings"].items()),
+            "parent": data["parent"],
+            "attempt": data["attempt"] or None,
+            "pairs": data["pairs"],
+            "pair digest": data["pair_digest"],
+            "adapter": data["adapter"],
+        }),
+        funnel(data["funnel"]) if data["funnel"] else None,
+        _report(data["report"]) if data["report"] else None,
+        verdict_table(data["verdict"]) if data["verdict"] else None,
+    )  # fmt: skip
+
+
+def _report(report: dict[str, Any]) -> RenderableType:
+    """What training measured, in short; `--json` has every step."""
+    last = report["steps"][-1] if report["steps"] else None
+    current, candidate = report["current"], report["candidate"]
+    skipped = "".join(f", {count} {reason}" for reason, count in report["pairs_skipped"].items())
+    return facts({
+        "trained on": f"{report['pairs_trained']} pairs, {report['pairs_held_out']} held out{skipped}",
+        "loss": f"{report['step0_loss']:.4f} at first, {last['loss']:.4f} at last" if last else None,
+        "margin": last["rewards_margins"] if last else None,
+        "held-out accuracy": (
+            f"{candidate['accuracy']:.1%}, the deployed adapter {current['accuracy']:.1%}" if current and candidate else None
+        ),
+        "seconds": "  ".join(f"{phase}={seconds:.1f}" for phase, seconds in report["seconds"].items()),
+    })  # fmt: skip
