@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from service.errors import BadRequest
 from service.settings import SEEDLING
@@ -52,12 +53,18 @@ def _check(directory: Path, name: str) -> None:
     def refuse(why: str) -> BadRequest:
         return BadRequest(f"Model '{name}' cannot be loaded: {why}", param="model.name", code="model_not_loadable")
 
-    try:
-        config = json.loads((directory / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise refuse(f"{directory} has no config.json") from error
-    except ValueError as error:
-        raise refuse("its config.json is not JSON") from error
+    def read(file: str) -> dict[str, Any]:
+        try:
+            value = json.loads((directory / file).read_bytes())
+        except ValueError as error:
+            raise refuse(f"its {file} is not JSON") from error
+        if not isinstance(value, dict):
+            raise refuse(f"its {file} is not a JSON object")
+        return value
+
+    if not (directory / "config.json").is_file():
+        raise refuse(f"{directory} has no config.json")
+    config = read("config.json")
     architectures = config.get("architectures") or []
     if not any(str(a).endswith("ForCausalLM") for a in architectures):
         raise refuse(f"its architecture {architectures} is not a causal language model")
@@ -65,6 +72,6 @@ def _check(directory: Path, name: str) -> None:
         raise refuse("it has no *.safetensors weights (pickled weights are never loaded)")
     if not (directory / "tokenizer_config.json").is_file():
         raise refuse("it has no tokenizer")
-    template = json.loads((directory / "tokenizer_config.json").read_text()).get("chat_template")
+    template = read("tokenizer_config.json").get("chat_template")
     if not template and not any((directory / f).is_file() for f in ("chat_template.jinja", "chat_template.json")):
         raise refuse("its tokenizer has no chat template")

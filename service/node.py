@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ import psutil
 from rich.console import Console
 
 from service import model
+from service.client import KEYS_FILE, UP_FILE
 from service.contracts import Role
 from service.errors import BadRequest, Conflict, HeliotropeError
 from service.settings import Settings
@@ -70,9 +72,9 @@ def running(settings: Settings) -> Iterator[str]:
         directory = model.resolve(settings.model.name)
         store_url = stack.enter_context(_database(settings))
         _first_keys(settings, store_url)
-        url = f"http://{settings.server.host}:{settings.server.port}"
+        url = _url(settings)
         stack.enter_context(_ray(settings, directory, store_url))
-        note = settings.state / "up.json"
+        note = settings.state / UP_FILE
         note.write_text(json.dumps({"pid": os.getpid(), "url": url}))
         stack.callback(note.unlink, missing_ok=True)
         yield url
@@ -90,19 +92,29 @@ def down(state: Path) -> bool:
 
 
 def _stop_up(state: Path) -> bool:
+    if not _is_locked(state / "up.lock"):
+        return False  # whatever `up.json` says: its number may belong to another program by now
     try:
-        pid = int(json.loads((state / "up.json").read_text())["pid"])
-        process = psutil.Process(pid)
-        if "service" not in " ".join(process.cmdline()) and "heliotrope" not in " ".join(process.cmdline()):
-            return False  # the number was given to another program since
+        process = psutil.Process(int(json.loads((state / UP_FILE).read_text())["pid"]))
         process.terminate()
-    except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
         return False
     try:
         process.wait(STOP_SECONDS)
     except psutil.TimeoutExpired as slow:
-        raise HeliotropeError(f"process {pid} did not stop within {STOP_SECONDS} seconds") from slow
+        raise HeliotropeError(f"process {process.pid} did not stop within {STOP_SECONDS} seconds") from slow
     return True
+
+
+def _is_locked(file: Path) -> bool:
+    """Whether an `up` holds it; the lock dies with its holder."""
+    if not file.is_file():
+        return False
+    try:
+        with filelock.FileLock(file).acquire(timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
 
 
 def _prepare_state(state: Path) -> None:
@@ -140,8 +152,8 @@ def _database(settings: Settings) -> Iterator[str]:
         yield settings.store.url
         return
     database = EmbeddedDatabase(settings.state / "database")
-    database.start()
     try:
+        database.start()
         migrate(database.url)
         yield database.url
     finally:
@@ -154,7 +166,7 @@ def _first_keys(settings: Settings, store_url: str) -> None:
 
     from service.store.store import Store
 
-    file = settings.state / "keys.json"
+    file = settings.state / KEYS_FILE
 
     async def issue() -> dict[str, str] | None:
         store = Store(store_url)
@@ -171,7 +183,7 @@ def _first_keys(settings: Settings, store_url: str) -> None:
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as out:
         json.dump(secrets, out)
-    console.print("Two keys were made; they are shown once and kept in keys.json of the state folder:")
+    console.print(f"Two keys were made; they are shown once and kept in {KEYS_FILE} of the state folder:")
     for role, secret in secrets.items():
         console.print(f"  {role:<9} {secret}", highlight=False, soft_wrap=True)
 
@@ -196,6 +208,7 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
         logging_level="error",
         object_store_memory=OBJECT_STORE_BYTES,
     )
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
@@ -210,8 +223,15 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(Exception):  # whatever is left goes with the cluster
-            serve.shutdown()
+            serve.delete("chat")  # lets requests in flight finish
+            serve.delete("operations")
         ray.shutdown()
+
+
+def _url(settings: Settings) -> str:
+    """Where this machine reaches the service; a wildcard address is none to connect to."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
 def _use_gpu(settings: Settings, resources: dict[str, Any]) -> bool:
@@ -237,14 +257,14 @@ def _up_detached(settings: Settings) -> None:
     command = [sys.executable, "-m", "service.node", str(file)]
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
-    url = f"http://{settings.server.host}:{settings.server.port}"
+    url = _url(settings)
     pause = threading.Event()
     for _ in range(START_SECONDS):
         if process.poll() is not None:
             last = log.read_text(errors="replace").strip().splitlines()[-1:]
             raise HeliotropeError(f"up ended: {last[0] if last else 'no word'} (all of it is in {log})")
         with contextlib.suppress(httpx.HTTPError):
-            if (settings.state / "up.json").is_file() and httpx.get(f"{url}/readyz").status_code == 200:
+            if (settings.state / UP_FILE).is_file() and httpx.get(f"{url}/readyz").status_code == 200:
                 console.print(f"ready  {url}   log {log}", highlight=False)
                 return
         pause.wait(1.0)

@@ -77,7 +77,7 @@ class Registry:
     async def publish(self, round: int, attempt: int, parent: str, report: RoundReport, verdict: Verdict) -> Adapter:
         """Give a candidate its immutable name and place. Doing it twice does it once.
 
-        Raises `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
+        Raises `AdapterRefused` for one that cannot be served; then nothing was published. Raises `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
         """
         target = await asyncio.to_thread(self._settle, Path(report.adapter_directory), report.adapter_name)
         adapter = Adapter(
@@ -138,7 +138,7 @@ class Registry:
         except AdapterRefused as refusal:
             raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
         except HostError as failure:
-            await self._host.abandon(name)
+            await self._abandon(name)
             raise AdapterRejected(
                 f"{name} could not be prepared: {failure}. The route is unchanged.", code="prepare_failed"
             ) from failure
@@ -148,20 +148,31 @@ class Registry:
         self, route: Route, name: str, prepare_seconds: float, *, who: str, action: str, reason: str | None
     ) -> Switch:
         began = time.monotonic()
-        changed = await self._store.route.change(
-            route.generation,
-            Route(generation=route.generation + 1, stable=name, previous=route.stable),
-            who=who,
-            action=action,
-            subject=name,
-            detail={"from": route.stable, "to": name, "reason": reason},
-        )
+        try:
+            changed = await self._store.route.change(
+                route.generation,
+                Route(generation=route.generation + 1, stable=name, previous=route.stable),
+                who=who,
+                action=action,
+                subject=name,
+                detail={"from": route.stable, "to": name, "reason": reason},
+            )
+        except PreconditionFailed:
+            await self._abandon(name)
+            raise
         assert changed.generation == route.generation + 1 and changed.stable == name
         try:
             await self._host.flip(changed)
         except Exception as error:  # the row is the truth and every replica reads it; the flip only made it quick
             log.warning("the flip to %s did not reach every replica, they will poll: %s", name, error)
         return Switch(changed, prepare_seconds, time.monotonic() - began)
+
+    async def _abandon(self, name: str) -> None:
+        """A replica that does not hear of it frees the adapter when the next one is prepared."""
+        try:
+            await self._host.abandon(name)
+        except Exception as error:  # the caller has a better reason to tell of
+            log.warning("not every replica heard that %s is abandoned: %s", name, error)
 
     def _verify(self, directory: Path, name: str, *, manifest_sha256: str | None) -> None:
         verify(
@@ -176,20 +187,22 @@ class Registry:
     def _settle(self, source: Path, name: str) -> Path:
         """Copy to the published place: complete or not at all, and never over what is there."""
         target = self._folder / name
-        if not target.is_dir():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self._folder))
-            try:
-                for file in sorted(source.iterdir()):
-                    copied = scratch / file.name
-                    shutil.copyfile(file, copied)
-                    _fsync(copied)
-                _fsync(scratch)
-                os.rename(scratch, target)
-                _fsync(self._folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
-        self._verify(target, name, manifest_sha256=None)
+        if target.is_dir():
+            self._verify(target, name, manifest_sha256=None)
+            return target
+        self._folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self._folder))
+        try:
+            for file in sorted(source.iterdir()):
+                copied = scratch / file.name
+                shutil.copyfile(file, copied)
+                _fsync(copied)
+            _fsync(scratch)
+            self._verify(scratch, name, manifest_sha256=None)
+            os.rename(scratch, target)
+            _fsync(self._folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         return target
 
 

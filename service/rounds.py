@@ -9,6 +9,7 @@ does the same step again; a stale attempt is fenced off by its number.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -94,13 +95,22 @@ class Rounds:
         return (await self._pairs())[1]
 
     async def cancel(self, n: int, *, who: str) -> Round:
-        """Raises `NotFound`, and `Conflict` for a round that is over."""
+        """Raises `NotFound`, and `Conflict` for a round that is over or whose adapter may be answering already."""
         work = await self._store.rounds.work(n)
         if work.round.state.final:
             raise Conflict(f"Round {n} is already {work.round.state}.", code="round_over")
-        cancelled = await self._store.rounds.move(
-            n, expect=work.round.state, to=RoundState.CANCELLED, reason=f"cancelled by {who}"
-        )
+        if work.round.state is RoundState.JUDGING:
+            raise Conflict(
+                f"Round {n} is being judged and cannot be stopped any more. Wait for its end; roll back if you must.",
+                code="round_judging",
+            )
+        try:
+            cancelled = await self._store.rounds.move(
+                n, expect=work.round.state, to=RoundState.CANCELLED, attempt=work.round.attempt,
+                reason=f"cancelled by {who}",
+            )  # fmt: skip
+        except StaleRound:  # the loop took a step meanwhile
+            return await self.cancel(n, who=who)
         if work.round.state is RoundState.TRAINING:
             await self._trainer.stop(
                 self._spec(work.round, work.snapshot, work.adapter_ordinal, await self._parent(work.round))
@@ -140,7 +150,8 @@ class Rounds:
     async def _fail(self, round: Round, reason: str) -> None:
         current = await self._store.rounds.get(round.n)
         if not current.state.final:
-            await self._store.rounds.move(round.n, expect=current.state, to=RoundState.FAILED, reason=reason)
+            with contextlib.suppress(StaleRound):  # cancelled meanwhile, or not ours any more
+                await self._store.rounds.move(round.n, expect=current.state, to=RoundState.FAILED, reason=reason)
 
     async def _queued(self, round: Round) -> None:
         await self._store.rounds.move(round.n, expect=RoundState.QUEUED, to=RoundState.COLLECTING)
@@ -198,6 +209,8 @@ class Rounds:
             return
         await self._store.rounds.add_event(round.n, "attempt", {"attempt": round.attempt})
         await self._trainer.start(spec)
+        if (await self._store.rounds.get(round.n)).state is not RoundState.TRAINING:
+            await self._trainer.stop(spec)  # cancelled meanwhile, when there was nothing to stop yet
 
     async def _try_again(self, round: Round, status: AttemptStatus) -> None:
         """The same pairs and seed in a new attempt; what is wrong with the input itself would only fail again."""

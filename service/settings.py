@@ -16,8 +16,8 @@ import platformdirs
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.settings import ServingSettings
 from service.errors import BadRequest
+from serving.settings import Rank, ServingSettings
 
 PREFIX = "HELIOTROPE_"
 CONFIG_FILE = "heliotrope.toml"
@@ -62,7 +62,7 @@ class TrainingSettings(_Section):
     held_out_share: float = Field(
         default=0.15, gt=0, lt=1, description="of the prompts; never trained on in that round"
     )
-    lora_rank: Literal[8, 16, 32, 64] = 8
+    lora_rank: Rank = 8
     lora_alpha: int = Field(default=16, ge=1)
     seed: int = 0
     workers: int = Field(default=1, ge=1)
@@ -150,7 +150,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
         return tomllib.loads(file.read_text())
     except OSError as error:
         raise BadRequest(f"{file}: {error.strerror}", code="unreadable_settings") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also where it is not even UTF-8
         raise BadRequest(f"{file} is not TOML: {error}", code="unreadable_settings") from error
 
 
@@ -160,10 +160,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not name.startswith(PREFIX) or name in _CLIENT_VARIABLES:
             continue
         path = name.removeprefix(PREFIX).lower().split("__")
-        section = values
-        for part in path[:-1]:
-            section = section.setdefault(part, {})
-        section[path[-1]] = value
+        nested: Any = value
+        for part in reversed(path):
+            nested = {part: nested}
+        _merge(values, nested)
     if "HELIOTROPE_STATE" in environment:
         values["state"] = environment["HELIOTROPE_STATE"]
     return values
@@ -173,8 +173,7 @@ def _merge(values: dict[str, Any], later: Mapping[str, Any]) -> None:
     for key, value in later.items():
         if isinstance(value, Mapping):
             section = values.setdefault(key, {})
-            if isinstance(section, dict):
+            if isinstance(section, dict):  # else a section was given a plain value, which is refused as it stands
                 _merge(section, value)
-                continue
-        if value is not None:
+        elif value is not None:
             values[key] = value

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _number(value: Any) -> Any:
+    """An environment variable is text, which a literal number would not accept."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Rank = Annotated[Literal[8, 16, 32, 64], BeforeValidator(_number)]  # those that vLLM has kernels for
 
 
 class ServingSettings(BaseModel):
@@ -20,7 +28,7 @@ class ServingSettings(BaseModel):
     adapter_places: int = Field(
         default=4, ge=3, description="adapters one engine holds: stable, previous, the next, one that drains"
     )
-    max_lora_rank: Literal[8, 16, 32, 64] = 8
+    max_lora_rank: Rank = 8
     kv_cache_gib: int = Field(default=1, ge=1, description="GiB for the KV cache of one replica on a CPU")
     gpu_memory_share: float = Field(default=0.9, gt=0, le=1, description="of a GPU's memory, per replica")
     cpus_per_replica: float = Field(default=0.5, ge=0, description="logical CPUs that Ray sets aside")

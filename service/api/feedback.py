@@ -5,8 +5,6 @@ First of the seven files of a thumbs-up; `service/preferences.py` makes pairs of
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 

@@ -50,7 +50,7 @@ def preference_routes(store: Store, doorman: Doorman) -> APIRouter:
 
     @router.post("/import")
     async def import_pairs(request: Request, key: Key = operator, skip_bad: bool = False) -> Response:
-        pairs, faults = await asyncio.to_thread(imports.parse, (await request.body()).splitlines())
+        pairs, faults = await asyncio.to_thread(imports.parse, (await request.body()).split(b"\n"))
         shown = [{"line": f.line, "field": f.field, "reason": f.reason} for f in faults[:FAULTS_SHOWN]]
         if faults and not skip_bad:
             refusal = BadRequest(
