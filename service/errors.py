@@ -92,8 +92,19 @@ TYPE_OF_STATUS = {
 
 
 def error_body(message: str, type: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's error shape."""
-    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+    """OpenAI's error shape. What it repeats of a request may hold half a surrogate pair, which no answer can."""
+    return {
+        "error": {
+            "message": _encodable(message),
+            "type": type,
+            "param": _encodable(param) if param is not None else None,
+            "code": code,
+        }
+    }
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def from_faults(faults: Sequence[Mapping[str, Any]]) -> BadRequest:

@@ -37,6 +37,13 @@ START_SECONDS = 600  # how long a detached `up` may take before its caller gives
 STOP_SECONDS = 120
 OBJECT_STORE_BYTES = 128 << 20  # nothing large ever goes through Ray's object store
 
+# For every process that `up` starts; they inherit it.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Engine and training share a laptop's cores: a thread that waits for the others must not spin meanwhile.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 console = Console(stderr=True)
 
 
@@ -59,6 +66,8 @@ def up(settings: Settings, *, detach: bool) -> None:
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """The whole service on this machine, as long as the block lasts; gives its URL."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     lock = filelock.FileLock(settings.state / "up.lock")
     try:
         lock.acquire(timeout=0)
@@ -191,8 +200,6 @@ def _first_keys(settings: Settings, store_url: str) -> None:
 @contextmanager
 def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
     """A Ray cluster of this machine alone, with both applications running and ready."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     import ray
     from ray import serve
 

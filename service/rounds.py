@@ -81,9 +81,9 @@ class Rounds:
     async def start(self, body: RoundBody, *, who: str, idempotency_key: str | None) -> tuple[Round, bool]:
         """Queue a round; the second value is False when the key had already queued it. Raises `Conflict`."""
         chosen = {name: getattr(body, name) for name in TUNABLE}
-        defaults = self._settings.training.model_dump(include=set(TUNABLE))
         return await self._store.rounds.create(
-            settings=defaults | {name: value for name, value in chosen.items() if value is not None},
+            settings=self._settings.round_defaults
+            | {name: value for name, value in chosen.items() if value is not None},
             requested_by=who,
             note=body.note,
             idempotency_key=idempotency_key,

@@ -115,12 +115,19 @@ def read_adapter(directory: Path) -> tuple[Manifest, dict[str, np.ndarray]]:
     return manifest, weights
 
 
-def read_parent(parent: ParentAdapter, lora: LoraSpec) -> dict[str, np.ndarray]:
-    """The weights of the adapter that a round continues. Raises `AdapterInvalid` unless it has the round's shape."""
+def read_parent(parent: ParentAdapter, lora: LoraSpec, fingerprints: Fingerprints) -> dict[str, np.ndarray]:
+    """The weights of the adapter that a round continues.
+
+    Raises `AdapterInvalid` unless it is the named one, belongs to the round's base model and has its shape.
+    """
     manifest, weights = read_adapter(Path(parent.directory))
     config = json.loads((Path(parent.directory) / CONFIG).read_bytes())
     if manifest.name != parent.name:
         raise AdapterInvalid(f"{parent.directory} holds {manifest.name}, not the parent {parent.name}")
+    for part in ("base_model", "tokenizer"):
+        theirs, ours = getattr(manifest, part), getattr(fingerprints, part)
+        if theirs != ours:
+            raise AdapterInvalid(f"parent {parent.name} belongs to {part} {theirs[:12]}, the round to {ours[:12]}")
     if (config["r"], config["lora_alpha"]) != (lora.rank, lora.alpha):
         raise AdapterInvalid(
             f"parent {parent.name} has rank {config['r']} and alpha {config['lora_alpha']}, the round asks for "

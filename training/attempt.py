@@ -1,6 +1,6 @@
 """An attempt of a round as a named, detached actor: it outlives whoever started it and can be found again.
 
-`Attempts` is the Conductor's side and imports neither torch nor Ray Train; `Attempt` is the actor, which starts the
+`Attempts` is the Conductor's side and loads neither torch nor Ray Train; `Attempt` is the actor, which starts the
 round and keeps its progress and its report until they are asked for.
 """
 
@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 
 from training import orphans
 from training.contracts import AttemptStatus, Progress, RoundReport, RoundSpec
-from training.errors import TrainingError
+from training.errors import Interrupted, TrainingError
 
 NAMESPACE = "heliotrope"
 
@@ -31,11 +31,10 @@ class Attempts:
     async def start(self, spec: RoundSpec) -> None:
         """Make sure that the attempt runs. Does nothing when it runs already, or has ended and was not stopped."""
         await asyncio.to_thread(orphans.release)
-        actor = (
-            ray.remote(num_cpus=0, concurrency_groups={"training": 1})(Attempt)
-            .options(name=actor_name(spec), namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-            .remote(spec)
-        )
+        remote: Any = ray.remote(num_cpus=0, concurrency_groups={"training": 1})(Attempt)  # pyright: ignore
+        actor = remote.options(
+            name=actor_name(spec), namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        ).remote(spec)
         actor.train.remote()  # its end shows in the status
         await actor.status.remote(0)
 
@@ -45,7 +44,7 @@ class Attempts:
         if actor is None:
             return AttemptStatus(state="absent")
         try:
-            return await actor.status.remote(since)
+            return await actor.status.remote(since)  # pyright: ignore[reportGeneralTypeIssues]
         except RayActorError:
             return AttemptStatus(state="absent")
 
@@ -67,18 +66,20 @@ class Attempt:
         self._progress: list[Progress] = []
         self._report: RoundReport | None = None
         self._failure: str | None = None
+        self._retryable = False
 
     @ray.method(concurrency_group="training")
     def train(self) -> None:
         if self._began:
             return
         self._began = True
-        from training.round import reason, run_round  # imports torch: seconds that only this process should pay
+        from training.round import reason, run_round  # loads Ray Train: seconds that only this process should pay
 
         try:
             self._report = run_round(self._spec, _Note(ray.get_runtime_context().current_actor))
         except Exception as error:  # whatever it is, the Conductor must hear of it
             self._failure = reason(error)
+            self._retryable = isinstance(error, Interrupted) or not isinstance(error, TrainingError)
 
     def note(self, progress: Progress) -> None:
         self._progress.append(progress)
@@ -86,7 +87,7 @@ class Attempt:
     def status(self, since: int) -> AttemptStatus:
         new = tuple(self._progress[since:])
         if self._failure is not None:
-            return AttemptStatus(state="failed", progress=new, failure=self._failure)
+            return AttemptStatus(state="failed", progress=new, failure=self._failure, retryable=self._retryable)
         return AttemptStatus(state="done" if self._report else "running", progress=new, report=self._report)
 
 

@@ -18,7 +18,7 @@ def write_file(path: Path, content: bytes) -> None:
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+    _sync(path.parent)
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -31,11 +31,18 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             _write_synced(scratch / name, content)
         scratch.chmod(0o755)
-        _sync_directory(scratch)
+        _sync(scratch)
         scratch.rename(directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _sync_directory(directory.parent)
+    _sync(directory.parent)
+
+
+def sync_tree(directory: Path) -> None:
+    """Put all files below the directory on disk, and their names."""
+    for path in sorted(directory.rglob("*"), reverse=True):
+        _sync(path)
+    _sync(directory)
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -45,9 +52,9 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_directory(directory: Path) -> None:
-    """Makes what was renamed into the directory last."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """On disk: a file's content; of a directory, what was renamed into it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

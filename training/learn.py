@@ -31,7 +31,7 @@ from training.policy import Policy, load_policy, score
 from training.reference import identity, kept
 from training.snapshot import pair_digest, read_snapshot
 from training.steps import Descent
-from training.world import World
+from training.world import ALONE, World
 
 Report = Callable[[Progress], None]
 
@@ -40,7 +40,7 @@ _PAIRS_TO_MEASURE = 4  # of different lengths, so that padding is measured too
 REFERENCE_FILE = "reference.safetensors"  # in the attempt's storage
 
 
-def learn(spec: RoundSpec, report: Report, world: World = World()) -> RoundReport:
+def learn(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport:
     """One attempt of a round. On several workers each calls it with its own `world` and gets the same answer.
 
     Raises a `TrainingError` that names the cause; nothing is then left at `<spec.out>/adapter`.
@@ -57,7 +57,9 @@ def learn(spec: RoundSpec, report: Report, world: World = World()) -> RoundRepor
         current = score(policy, pairs.held_out, plan.held_out, plan.layout, world)
     with phase("train"):
         descent = Descent(spec, policy, pairs.train, reference, plan.layout, world)
-        history = descent.run(plan.schedule(spec.epochs, spec.seed), lambda step: report(Progress(kind="step", step=step)))
+        history = descent.run(
+            plan.schedule(spec.epochs, spec.seed), lambda step: report(Progress(kind="step", step=step))
+        )
     with phase("evaluate"):
         candidate = score(policy, pairs.held_out, plan.held_out, plan.layout, world)
         comparison = compare(pairs.held_out, current, candidate)
@@ -159,9 +161,7 @@ def _reference(
         "versions": _versions(),
     }
     path = Path(spec.storage) / REFERENCE_FILE
-    return kept(
-        path, identity(depends_on), lambda: score(policy, train, plan.micro_batches, plan.layout, world)
-    )
+    return kept(path, identity(depends_on), lambda: score(policy, train, plan.micro_batches, plan.layout, world), world)
 
 
 def _write(spec: RoundSpec, policy: Policy, weights: Weights, summary: dict[str, Any]) -> None:

@@ -51,9 +51,7 @@ def head_of(causal_lm: torch.nn.Module) -> Head:
     return Head(linear.weight.detach(), scale, getattr(config, "final_logit_softcapping", None))
 
 
-def token_logprobs(
-    hidden: Tensor, head: Head, targets: Tensor, logits_per_chunk: int = LOGITS_PER_CHUNK
-) -> Tensor:
+def token_logprobs(hidden: Tensor, head: Head, targets: Tensor, logits_per_chunk: int = LOGITS_PER_CHUNK) -> Tensor:
     """log p(target) at each position: [tokens, hidden size] and [tokens] -> float32 [tokens], in nats."""
     chunk = max(1, logits_per_chunk // head.weight.shape[0])  # tokens
     return _TokenLogprobs.apply(hidden, head, targets, chunk)  # pyright: ignore[reportReturnType]

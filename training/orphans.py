@@ -12,7 +12,7 @@ from typing import Any
 
 from ray import PlacementGroupID
 from ray._private.state import state as cluster
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 _CONTROLLER = "TrainController"  # the class of the actor that creates the group of a run

@@ -53,7 +53,9 @@ def render(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int) -> Pair:
         return Pair(
             row.pair_id, tuple(row.prompt_token_ids), tuple(row.chosen_token_ids), tuple(row.rejected_token_ids)
         )
-    assert row.messages is not None and row.chosen_text is not None and row.rejected_text is not None
+    assert row.messages is not None
+    assert row.chosen_text is not None
+    assert row.rejected_text is not None
     try:
         prompt = tokenizer.apply_chat_template(json.loads(row.messages), tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates raise whatever Jinja lets them, for example on roles that do not alternate

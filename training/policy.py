@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from training.adapter import read_parent
-from training.contracts import LoraSpec, ParentAdapter, RoundSpec
-from training.errors import AdapterInvalid, TrainingError
+from training.contracts import ParentAdapter, RoundSpec
+from training.errors import AdapterInvalid, NotFinite, TrainingError
 from training.logprobs import answer_logprobs, head_of
 from training.pairs import Pair
 from training.plan import MicroBatch
@@ -45,12 +45,13 @@ class Policy:
     @property
     def stop_ids(self) -> frozenset[int]:
         """The tokens at which the engine ends an answer."""
-        eos = self._base.generation_config.eos_token_id  # pyright: ignore
+        eos: int | list[int] | None = self._base.generation_config.eos_token_id  # pyright: ignore
         return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
 
     @property
     def target_modules(self) -> list[str]:
-        return sorted(self.model.peft_config["default"].target_modules)  # pyright: ignore
+        """The names of the layers that carry the adapter, such as `q_proj`."""
+        return sorted({name.rpartition(".")[2] for name in self.model.targeted_module_names})
 
     def logprobs(self, rows: Rows) -> Tensor:
         """log p(answer | prompt) summed over each answer's tokens: float64 [pairs, 2], chosen then rejected."""
@@ -87,7 +88,7 @@ def load_policy(spec: RoundSpec, device: torch.device) -> Policy:
     except (OSError, ValueError) as error:
         raise TrainingError(f"the base model in {spec.model} cannot be loaded: {error}") from error
     base.requires_grad_(False)
-    model = _fresh(base, spec) if spec.parent is None else _continued(base, spec.parent, spec.lora)
+    model = _fresh(base, spec) if spec.parent is None else _continued(base, spec.parent, spec)
     policy = Policy(model, device)
     if any(parameter.dtype != torch.float32 for parameter in policy.trainable):
         raise TrainingError("the adapter is not in float32, in which small updates would be lost")
@@ -108,8 +109,8 @@ def _fresh(base: torch.nn.Module, spec: RoundSpec) -> PeftModel:
         return get_peft_model(base, config)  # pyright: ignore
 
 
-def _continued(base: torch.nn.Module, parent: ParentAdapter, lora: LoraSpec) -> PeftModel:
-    written = read_parent(parent, lora)
+def _continued(base: torch.nn.Module, parent: ParentAdapter, spec: RoundSpec) -> PeftModel:
+    written = read_parent(parent, spec.lora, spec.fingerprints)
     model = PeftModel.from_pretrained(base, parent.directory, is_trainable=True)  # pyright: ignore
     loaded = get_peft_model_state_dict(model)
     if loaded.keys() != written.keys():
@@ -121,8 +122,15 @@ def _continued(base: torch.nn.Module, parent: ParentAdapter, lora: LoraSpec) -> 
 
 @torch.no_grad()
 def score(policy: Policy, pairs: Sequence[Pair], batches: Sequence[MicroBatch], layout: Layout, world: World) -> Tensor:
-    """The policy's log-probs of all batched pairs, without gradient: float64 [pairs, 2], the same on each worker."""
+    """The policy's log-probs of all batched pairs, without gradient: float64 [pairs, 2], the same on each worker.
+
+    Raises `NotFinite` naming the first pair whose log-probs are not numbers.
+    """
     logprobs = torch.zeros(len(pairs), 2, dtype=torch.float64, device=policy.device)
     for batch in world.share(batches):
         logprobs[list(batch)] = policy.logprobs(lay_out([pairs[i] for i in batch], layout))
-    return world.sum(logprobs)
+    world.sum(logprobs)
+    for pair, finite in zip(pairs, logprobs.isfinite().all(dim=1).tolist(), strict=True):
+        if not finite:
+            raise NotFinite(f"the policy's log-probs of pair {pair.pair_id!r} are not finite")
+    return logprobs

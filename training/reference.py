@@ -21,6 +21,7 @@ from torch import Tensor
 from training.errors import ReferenceViolated
 from training.files import write_file
 from training.losses import PairLosses
+from training.world import ALONE, World
 
 LN_2 = math.log(2)
 _EXACT = 0.0  # nats, on a CPU in float32
@@ -33,14 +34,18 @@ def identity(depends_on: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def kept(path: Path, identity: str, take: Callable[[], Tensor]) -> Tensor:
-    """The log-probs in the file when they have this identity; else take them and write the file."""
-    if path.is_file():
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("identity") == identity:
-                return file.get_tensor("logprobs")
+def kept(path: Path, identity: str, take: Callable[[], Tensor], world: World = ALONE) -> Tensor:
+    """The log-probs in the file when they have this identity; else take them and write the file.
+
+    All workers load or all take, because taking needs all of them.
+    """
+    found = _load(path, identity)
+    finders = world.sum(torch.tensor(float(found is not None), device=world.device)).item()
+    if found is not None and finders == world.size:
+        return found
     logprobs = take()
-    write_file(path, save({"logprobs": logprobs.cpu()}, metadata={"identity": identity}))
+    if world.is_first:
+        write_file(path, save({"logprobs": logprobs.cpu()}, metadata={"identity": identity}))
     return logprobs
 
 
@@ -59,6 +64,14 @@ def require_equal(policy: Tensor, reference: Tensor, first: PairLosses, exact: b
             f"largest |log-ratio| {log_ratio:.3e} nats, tolerance {tolerance:g}"
         )
     return loss, log_ratio
+
+
+def _load(path: Path, identity: str) -> Tensor | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        same = (file.metadata() or {}).get("identity") == identity
+        return file.get_tensor("logprobs") if same else None
 
 
 def is_exact(device: torch.device, dtype: str) -> bool:

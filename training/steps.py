@@ -36,7 +36,8 @@ class Descent:
         layout: Layout,
         world: World,
     ) -> None:
-        self._spec, self._policy, self._pairs, self._layout, self._world = spec, policy, pairs, layout, world
+        self._spec, self._policy, self._pairs, self._world = spec, policy, pairs, world
+        self._layout: Layout = layout
         self._reference = reference.to(policy.device)
         self._optimizer = torch.optim.AdamW(policy.trainable, lr=spec.learning_rate, weight_decay=0.0)
         self.step0_loss = math.nan

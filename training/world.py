@@ -14,11 +14,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class World:
-    """One worker's view. The default is a worker on its own, which needs no process group."""
+    """One worker's view."""
 
-    rank: int = 0
-    size: int = 1
-    device: torch.device = torch.device("cpu")
+    rank: int
+    size: int
+    device: torch.device
 
     @property
     def is_first(self) -> bool:
@@ -33,3 +33,6 @@ class World:
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
+
+
+ALONE = World(0, 1, torch.device("cpu"))  # needs no process group

@@ -74,6 +74,8 @@ async def _framework(request: Request, error: Exception) -> JSONResponse:
     message, code = str(error.detail), None
     if error.status_code == 404:
         message, code = f"There is no {request.method} {request.url.path[:200]}.", "route_not_found"
+    if error.status_code == 405:
+        message, code = f"{request.url.path[:200]} does not take {request.method}.", "method_not_allowed"
     if error.status_code == 400:
         message, code = "The body could not be read as JSON.", "invalid_json"
     if error.status_code == 413:

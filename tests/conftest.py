@@ -1,0 +1,112 @@
+"""What several test folders share: a real PostgreSQL, emptied before each test, and one running service."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from sqlalchemy import Engine, create_engine, text
+
+from service.store.database import migrate
+from service.store.embedded import EmbeddedDatabase
+from service.store.store import Store
+from service.store.tables import metadata, route
+
+# For engines that tests start in their own process; a deployment sets the same for its replicas.
+os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+
+
+# DELETE and setval, for TRUNCATE and RESTART make new files, and on tables this small those cost far more.
+_EMPTY = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables) if table is not route]
+_RESET = [
+    "SELECT setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences",
+    "UPDATE route SET generation = 0, stable = 'base', previous = NULL, candidate = NULL",
+]
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running Heliotrope, as its users reach it."""
+
+    url: str
+    state: Path
+
+    @property
+    def keys(self) -> dict[str, str]:
+        return json.loads((self.state / "keys.json").read_text())
+
+    def openai(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.keys["app"], max_retries=0, timeout=120)
+
+    def app(self) -> httpx.Client:
+        return self._client("app")
+
+    def operator(self) -> httpx.Client:
+        return self._client("operator")
+
+    def _client(self, role: str) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.keys[role]}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An embedded server with the schema in it."""
+    database = EmbeddedDatabase(tmp_path_factory.mktemp("database"))
+    database.start()
+    try:
+        migrate(database.url)
+        yield database.url
+    finally:
+        database.stop()
+
+
+@pytest.fixture(scope="session")
+def database_engine(database_url: str) -> Iterator[Engine]:
+    """Outside of any event loop, for what the store itself does not offer."""
+    engine = create_engine(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+async def store(database_url: str, database_engine: Engine) -> AsyncIterator[Store]:
+    """A store as after the first start. It is made in the test's own event loop, to which its connections belong."""
+    with database_engine.begin() as connection:
+        for statement in _EMPTY + _RESET:
+            connection.execute(text(statement))
+    store = Store(database_url)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One cluster for all tests that need Ray: the seedling on two replicas, so that every swap is on both."""
+    from service import node
+    from service.settings import load
+
+    state = tmp_path_factory.mktemp("state")
+    overrides: dict[str, Any] = {
+        "state": str(state),
+        "server": {"port": free_port()},
+        "serving": {"replicas": 2},
+        "training": {"min_pairs": 8},
+    }
+    with node.running(load(environment={}, overrides=overrides)) as url:
+        yield Service(url, state)

@@ -1,0 +1,262 @@
+"""What stands in for the engine, the store and the cluster: written, never patched. `fake_trainer.py` is the fourth.
+
+Each fake is strict where the real thing would fail silently: this engine notices an adapter that is taken away under
+a running answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from serving.contracts import (
+    BASE,
+    AdapterFiles,
+    ChatAnswer,
+    Choice,
+    Completion,
+    EngineOutput,
+    OnFinished,
+    Prepared,
+    ReplicaStatus,
+    Route,
+)
+from serving.errors import AdapterRefused, HostError, RequestRefused
+from serving.replica import Replica
+from tests.adapter_files import FINGERPRINTS
+
+EOS = 2
+LONGEST_PROMPT = 2000  # tokens of the fake engine's context; its tokens are bytes
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the other tasks run until it is so."""
+    while not condition():  # noqa: ASYNC110 - what changes it is the code under test, which sets no event
+        await asyncio.sleep(0)
+
+
+class Killed(BaseException):
+    """The process ends here, whatever it was about to do. No handler of errors sees it."""
+
+
+class EngineDead(Exception):
+    """The engine's process is gone."""
+
+
+# --- the engine ---------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """`serving.contracts.Engine`. Each token of an answer names the adapter it comes from, so a mixture would show.
+
+    A token reads `<adapter>/<seed>/<choice>/<position>`. While `flowing` is cleared, answers stop after their first
+    token and stay in flight.
+    """
+
+    def __init__(self, *, capacity: int = 4, tokens: int = 4) -> None:
+        self.tokenizer_fingerprint = FINGERPRINTS.tokenizer
+        self.base_fingerprint = FINGERPRINTS.base_model
+        self.adapter_capacity = capacity
+        self.tokens = tokens  # of an answer, unless max_tokens is less
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+        self.loading = asyncio.Event()  # while it is cleared, load() does not come back
+        self.loading.set()
+        self.unloadable: set[str] = set()  # adapters that load() refuses
+        self.unusable: set[str] = set()  # adapters that load and then cannot generate
+        self.dead = False
+        self.history: list[tuple[str, str]] = []  # (load | warm_up | unload, adapter), in order
+        self.opened: list[str] = []  # the directories that were loaded from
+        self._loaded: dict[str, int] = {}  # adapter -> which load of it this is
+
+    @property
+    def loaded(self) -> set[str]:
+        return set(self._loaded)
+
+    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
+        self._require_alive()
+        adapter = request["model"]
+        prompt = json.dumps(request["messages"]).encode()
+        if len(prompt) > LONGEST_PROMPT:
+            raise RequestRefused("The prompt is too long.", param="messages", code="context_length_exceeded")
+        sampled = self._sample(request, request_id, on_finished, tuple(prompt))
+        if request.get("stream"):
+            return ChatAnswer(request_id, adapter, stream=sampled)
+        texts: dict[int, str] = {}
+        async for event in sampled:
+            for choice in chunk(event).get("choices", []):
+                texts[choice["index"]] = texts.get(choice["index"], "") + choice["delta"]["content"]
+        choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in texts.items()]
+        return ChatAnswer(request_id, adapter, body={"id": request_id, "model": adapter, "choices": choices})
+
+    async def _sample(
+        self, request: dict[str, Any], request_id: str, on_finished: OnFinished, prompt: tuple[int, ...]
+    ) -> AsyncIterator[str]:
+        adapter, seed = request["model"], request.get("seed", 0)
+        length = min(self.tokens, request.get("max_tokens") or self.tokens)
+        answers = [
+            [f"{adapter}/{seed}/{index}/{position} " for position in range(length)]
+            for index in range(request.get("n") or 1)
+        ]
+        load = self._serial(adapter)
+        for position, words in enumerate(zip(*answers, strict=True)):
+            if position:
+                await self.flowing.wait()
+            await asyncio.sleep(0)  # a token takes a while: other requests and swaps come between
+            self._require_alive()
+            assert self._serial(adapter) == load, f"{adapter} was taken away under a running answer"
+            if position == length - 1:
+                stopped = length == self.tokens
+                choices = tuple(_choice(index, words, stopped=stopped) for index, words in enumerate(answers))
+                await on_finished(EngineOutput(prompt, choices))
+            deltas = [{"index": index, "delta": {"content": word}} for index, word in enumerate(words)]
+            yield f"data: {json.dumps({'id': request_id, 'model': adapter, 'choices': deltas})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    async def load(self, name: str, directory: str) -> None:
+        if name in self.unloadable:
+            raise AdapterRefused(f"the engine does not load {name}")
+        await self.loading.wait()
+        await asyncio.sleep(0)
+        assert name not in self._loaded, f"{name} is loaded already"
+        assert len(self._loaded) < self.adapter_capacity, "one adapter more than there are places"
+        self.history.append(("load", name))
+        self.opened.append(directory)
+        self._loaded[name] = len(self.history)
+
+    async def warm_up(self, name: str) -> None:
+        self._require_alive()
+        assert name in self._loaded
+        self.history.append(("warm_up", name))
+        if name in self.unusable:
+            raise EngineDead(f"no token comes from {name}")
+
+    async def unload(self, name: str) -> None:
+        self.history.append(("unload", name))
+        del self._loaded[name]
+        await asyncio.sleep(0)
+
+    async def check_health(self) -> None:
+        self._require_alive()
+
+    def shutdown(self) -> None:
+        self.dead = True
+
+    def _serial(self, adapter: str) -> int:
+        if adapter == BASE:
+            return 0
+        assert adapter in self._loaded, f"{adapter} is not loaded"
+        return self._loaded[adapter]
+
+    def _require_alive(self) -> None:
+        if self.dead:
+            raise EngineDead("the engine's process is gone")
+
+
+def _choice(index: int, words: Sequence[str], *, stopped: bool) -> Choice:
+    ids = [zlib.crc32(word.encode()) & 0x7FFF_FFFF for word in words]
+    return Choice(
+        index=index,
+        text="".join(words),
+        token_ids=(*ids, EOS) if stopped else tuple(ids),
+        finish_reason="stop" if stopped else "length",
+    )
+
+
+def chunk(event: str) -> dict[str, Any]:
+    """What a server-sent event carries; nothing for the one that ends a stream."""
+    data = event.removeprefix("data: ").strip()
+    return {} if data == "[DONE]" else json.loads(data)
+
+
+def text_of(event: str) -> str:
+    """The part of an answer that a server-sent event adds."""
+    return "".join(choice["delta"]["content"] for choice in chunk(event).get("choices", []))
+
+
+def authors(text: str) -> set[str]:
+    """The adapters that the fake engine's answer names; one, unless answers were mixed."""
+    return {word.split("/")[0] for word in text.split()}
+
+
+# --- the store ----------------------------------------------------------------------------------------
+
+
+class FakeJournal:
+    """`serving.contracts.Journal` in memory."""
+
+    def __init__(self, *adapters: AdapterFiles, route: Route | None = None) -> None:
+        self.current = route or Route()
+        self.adapters = {files.name: files for files in adapters}
+        self.records: list[Completion] = []
+        self.away = False
+
+    async def route(self) -> Route:
+        self._require_here()
+        return self.current
+
+    async def adapter(self, name: str) -> AdapterFiles | None:
+        self._require_here()
+        return self.adapters.get(name)
+
+    async def record(self, completion: Completion) -> None:
+        self._require_here()
+        await asyncio.sleep(0)
+        self.records.append(completion)
+
+    async def close(self) -> None:
+        self.away = True
+
+    def _require_here(self) -> None:
+        if self.away:
+            raise ConnectionError("the store is away")
+
+
+# --- the cluster --------------------------------------------------------------------------------------
+
+
+class FakeHost:
+    """`service.registry.Host`: several replicas in this process."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self.replicas = {replica.name: replica for replica in replicas}
+        self.deaf: set[str] = set()  # replicas that no broadcast reaches
+        self.gone = False  # no broadcast reaches anybody
+        self.before: dict[str, Callable[[], Awaitable[None]]] = {}  # prepare | flip | abandon -> what happens just then
+        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
+
+    async def prepare(self, name: str) -> list[Prepared]:
+        await self._happen(self.before, "prepare")
+        answers = await asyncio.gather(*(replica.prepare(name) for replica in self._listening()))
+        await self._happen(self.after, "prepare")
+        faults = [f"replica {answer.replica}: {answer.error}" for answer in answers if answer.error]
+        if faults:
+            raise HostError("; ".join(faults))
+        if len(answers) < len(self.replicas):
+            raise HostError(f"{len(self.replicas)} replicas run but only {len(answers)} answered")
+        return answers
+
+    async def abandon(self, name: str) -> None:
+        await self._happen(self.before, "abandon")
+        await asyncio.gather(*(replica.abandon(name) for replica in self._listening()))
+
+    async def flip(self, route: Route) -> list[ReplicaStatus]:
+        await self._happen(self.before, "flip")
+        answers = await asyncio.gather(*(replica.flip(route) for replica in self._listening()))
+        await self._happen(self.after, "flip")
+        return answers
+
+    async def status(self) -> list[ReplicaStatus]:
+        return [replica.status() for replica in self._listening()]
+
+    def _listening(self) -> list[Replica]:
+        if self.gone:
+            raise HostError("no replica answers")
+        return [replica for name, replica in self.replicas.items() if name not in self.deaf]
+
+    async def _happen(self, events: dict[str, Callable[[], Awaitable[None]]], call: str) -> None:
+        if call in events:
+            await events.pop(call)()

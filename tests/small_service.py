@@ -1,0 +1,215 @@
+"""The whole service in one process: its store, registry, loop and HTTP faces are real, engine and trainer are fakes.
+
+Put together as `service/app.py` and `service/conductor.py` do, without Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from fastapi import FastAPI
+
+from service.api.adapters import adapter_routes
+from service.api.auth import Doorman
+from service.api.chat import chat_routes
+from service.api.edge import application
+from service.api.feedback import feedback_routes
+from service.api.preferences import preference_routes
+from service.api.rounds import round_routes
+from service.api.status import status_routes
+from service.contracts import Adapter, FeedbackBody, Rating, Role, Round, RoundBody
+from service.errors import NotFound
+from service.registry import Registry
+from service.rounds import Rounds
+from service.settings import Settings
+from service.store.store import Store
+from serving.adapters import sha256_of
+from serving.contracts import AdapterFiles, Caller, Completion, Route
+from serving.replica import Replica
+from tests.adapter_files import FINGERPRINTS, WEIGHTS, write_adapter
+from tests.fake_trainer import Answer, FakeTrainer
+from tests.fakes import FakeEngine, FakeHost
+
+MAX_BODY_BYTES = 100_000
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    412: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+}
+
+
+class StoreJournal:
+    """`serving.contracts.Journal` on the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def route(self) -> Route:
+        return await self._store.route.read()
+
+    async def adapter(self, name: str) -> AdapterFiles | None:
+        try:
+            adapter = await self._store.adapters.get(name)
+        except NotFound:
+            return None
+        return AdapterFiles(name=name, directory=adapter.directory, manifest_sha256=adapter.manifest_sha256)
+
+    async def record(self, completion: Completion) -> None:
+        await self._store.completions.record(completion)
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+@dataclass
+class SmallService:
+    """Two replicas of a fake engine, and everything around them."""
+
+    store: Store
+    settings: Settings
+    engines: list[FakeEngine]
+    host: FakeHost
+    trainer: FakeTrainer
+    registry: Registry
+    rounds: Rounds
+
+    @classmethod
+    async def start(cls, store: Store, folder: Path, *scripts: Sequence[Answer], **training: Any) -> SmallService:
+        """`scripts` are those of the trainer's attempts, `training` is the section of the settings."""
+        settings = Settings.model_validate({"state": folder, "training": {"min_pairs": 2} | training})
+        engines = [FakeEngine(tokens=2), FakeEngine(tokens=2)]
+        replicas = [
+            Replica(name, engine, StoreJournal(store), settings.cache / name, max_lora_rank=8)
+            for name, engine in zip(("one", "two"), engines, strict=True)
+        ]
+        for replica in replicas:
+            await replica.start()
+        host, trainer = FakeHost(replicas), FakeTrainer(*scripts)
+        registry, rounds = _conductor(store, host, trainer, settings)
+        return cls(store, settings, engines, host, trainer, registry, rounds)
+
+    def restart_conductor(self) -> None:
+        """Another process takes over: all it knows is in the store, in the cluster and on disk."""
+        self.registry, self.rounds = _conductor(self.store, self.host, self.trainer, self.settings)
+
+    @property
+    def replica(self) -> Replica:
+        return self.host.replicas["one"]
+
+    async def publish(self, ordinal: int) -> Adapter:
+        """An adapter that came from outside."""
+        directory = self.settings.adapters / str(ordinal)
+        files = write_adapter(directory, ordinal)
+        adapter = Adapter(
+            name=files.name,
+            ordinal=ordinal,
+            parent="base",
+            round=None,
+            weights_sha256=sha256_of(directory / WEIGHTS),
+            manifest_sha256=files.manifest_sha256,
+            directory=files.directory,
+            pair_digest=None,
+            verdict=None,
+            created_at=datetime.now(UTC),
+        )
+        await self.store.adapters.publish(adapter, fence=None)
+        return adapter
+
+    async def like(self, *questions: str) -> list[str]:
+        """Ask each question for two answers, and rather have the first. Returns the completions' ids."""
+
+        async def ask(question: str) -> str:
+            body = {"model": "policy", "n": 2, "messages": [{"role": "user", "content": question}]}
+            id = (await self.replica.chat(body, Caller(app="shop"))).completion_id
+            for choice, rating in enumerate((Rating.UP, Rating.DOWN)):
+                vote = FeedbackBody(completion_id=id, choice_index=choice, rating=rating)
+                await self.store.feedback.put("shop", vote)
+            return id
+
+        return await asyncio.gather(*(ask(question) for question in questions))
+
+    async def round(self, **body: Any) -> Round:
+        """A round, from its start to its end."""
+        started = await self.ask_for_round(**body)
+        return await self.finish(started)
+
+    async def ask_for_round(self, **body: Any) -> Round:
+        return (await self.rounds.start(RoundBody(**body), who="tess", idempotency_key=None))[0]
+
+    async def finish(self, round: Round) -> Round:
+        while await self.rounds.step():
+            pass
+        return await self.store.rounds.get(round.n)
+
+    async def answers_by(self) -> set[str]:
+        """Who answers now, on each replica."""
+        body = {"model": "policy", "messages": [{"role": "user", "content": "who are you?"}]}
+        return {(await replica.chat(body, Caller(app="shop"))).adapter for replica in self.host.replicas.values()}
+
+    # --- the HTTP faces -----------------------------------------------------------------------------
+
+    def chat_app(self, *, insecure: bool = False) -> FastAPI:
+        doorman = Doorman(self.store.keys, insecure=insecure)
+        app = application("chat", max_body_bytes=MAX_BODY_BYTES)
+        app.include_router(chat_routes(self.replica, doorman))
+        app.include_router(feedback_routes(self.store.feedback, doorman))
+        return app
+
+    def operations_app(self, *, insecure: bool = False) -> FastAPI:
+        doorman = Doorman(self.store.keys, insecure=insecure)
+        app = application("operations", max_body_bytes=MAX_BODY_BYTES)
+        app.include_router(status_routes(self.store, self.host, self.rounds, "tiny", doorman))
+        app.include_router(round_routes(self.rounds, self.store, self.settings.training.min_pairs, doorman))
+        app.include_router(adapter_routes(self.registry, self.store.adapters, doorman))
+        app.include_router(preference_routes(self.store, doorman))
+        return app
+
+    async def app(self, name: str = "shop") -> httpx.AsyncClient:
+        return client(self.chat_app(), (await self.store.keys.issue(Role.APP, name))[1])
+
+    async def operator(self, name: str = "tess") -> httpx.AsyncClient:
+        return client(self.operations_app(), (await self.store.keys.issue(Role.OPERATOR, name))[1])
+
+
+def _conductor(store: Store, host: FakeHost, trainer: FakeTrainer, settings: Settings) -> tuple[Registry, Rounds]:
+    registry = Registry(store, host, settings.adapters, FINGERPRINTS, settings.serving.max_lora_rank)
+    model = settings.state / "model"
+    return registry, Rounds(store, trainer, registry, settings, model, FINGERPRINTS, use_gpu=False)
+
+
+def client(app: FastAPI, key: str | None) -> httpx.AsyncClient:
+    """What broke inside comes out as a 500, as it would on a socket."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://heliotrope", headers=headers)
+
+
+class Refusal(NamedTuple):
+    """What a program can tell from a refused call."""
+
+    status: int
+    code: str | None
+    param: str | None = None
+
+
+def refusal(answer: httpx.Response) -> Refusal:
+    """Every one has OpenAI's shape, whoever refused: `{"error": {"message", "type", "param", "code"}}`."""
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert error["type"] == ERROR_TYPES[answer.status_code]
+    return Refusal(answer.status_code, error["code"], error["param"])

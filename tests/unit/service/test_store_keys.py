@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import Engine, select
+
+from service.contracts import Role
+from service.errors import NotFound
+from service.store.store import Store
+from service.store.tables import keys
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_an_issued_key_is_recognised_with_its_role_and_app(store: Store, role: Role) -> None:
+    key, presented = await store.keys.issue(role, "shop")
+    assert (key.role, key.app) == (role, "shop")
+    assert await store.keys.verify(presented) == key
+
+
+async def test_a_key_names_its_role_and_id_and_holds_256_random_bits(store: Store) -> None:
+    key, presented = await store.keys.issue(Role.OPERATOR, "ops")
+    assert re.fullmatch(rf"hel_operator_{key.id}_[A-Za-z0-9_-]{{43}}", presented)
+
+
+async def test_the_secret_is_nowhere_in_the_database(store: Store, database_engine: Engine) -> None:
+    _, presented = await store.keys.issue(Role.APP, "shop")
+    with database_engine.connect() as connection:
+        row = connection.execute(select(keys)).one()
+    secret = presented.split("_", 3)[3]
+    assert all(secret not in str(value) for value in row)
+
+
+async def test_every_other_text_opens_nothing(store: Store) -> None:
+    _, presented = await store.keys.issue(Role.APP, "shop")
+    _, other = await store.keys.issue(Role.APP, "shop")
+    flipped = presented[:-1] + ("A" if presented[-1] != "A" else "B")
+    swapped_role = presented.replace("hel_app_", "hel_operator_")
+    swapped_secret = "_".join([*presented.split("_", 3)[:3], other.split("_", 3)[3]])
+    unknown_id = "_".join(["hel", "app", "0" * 12, presented.split("_", 3)[3]])
+    malformed = ["", "hel_app", presented + "x", presented + "\n", "\0", "hel_app_\ud800", "ключ"]
+    for text in [flipped, swapped_role, swapped_secret, unknown_id, *malformed]:
+        assert await store.keys.verify(text) is None
+
+
+async def test_a_revoked_key_opens_nothing_and_is_not_listed(store: Store) -> None:
+    key, presented = await store.keys.issue(Role.APP, "shop")
+    kept, _ = await store.keys.issue(Role.OPERATOR, "ops")
+    await store.keys.revoke(key.id)
+    await store.keys.revoke(key.id)
+    assert await store.keys.verify(presented) is None
+    assert await store.keys.list() == (kept,)
+
+
+async def test_revoking_an_unknown_key_says_so(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.keys.revoke("no-such-key")
