@@ -165,6 +165,7 @@ async def test_a_failure_is_told_in_one_line(make_spec: MakeSpec) -> None:
     assert status.failure is not None
     assert "instead of 000000000000" in status.failure
     assert "\n" not in status.failure
+    assert not status.retryable  # the same snapshot would be refused again
     assert not (Path(spec.out) / "adapter").exists()
     await ATTEMPTS.stop(spec)
 
@@ -202,5 +203,6 @@ async def test_a_worker_that_dies_fails_the_attempt_with_its_reason(make_spec: M
     assert status.state == "failed"
     assert status.failure is not None
     assert "died" in status.failure
+    assert status.retryable
     await ATTEMPTS.stop(spec)
     await given_back(before)

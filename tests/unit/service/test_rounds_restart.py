@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from service.contracts import RoundState
 from service.errors import Conflict
@@ -128,8 +128,10 @@ class Rival:
 
 
 @pytest.fixture
-def rival(database_engine: Engine) -> Rival:
-    return Rival(database_engine)
+def rival(database_url: str) -> Iterator[Rival]:
+    engine = create_engine(database_url)
+    yield Rival(engine)
+    engine.dispose()
 
 
 async def test_cancelling_a_round_that_moves_on_meanwhile_cancels_it_where_it_is(
