@@ -49,18 +49,20 @@ def chat(blueprint: Blueprint) -> serve.Application:
 
 def operations(blueprint: Blueprint) -> serve.Application:
     """The application `operations`, to be run at `/`."""
-    return serve.deployment(Conductor).options(
+    conductor = serve.deployment(
+        name="Conductor",
         num_replicas=1,
         max_ongoing_requests=64,
         ray_actor_options={"num_cpus": 0},
         health_check_period_s=5,
-    ).bind(
+    )(Conductor)
+    return conductor.bind(
         blueprint.settings,
         blueprint.store_url,
         blueprint.model,
         blueprint.fingerprints,
         use_gpu=blueprint.use_gpu,
-    )  # fmt: skip
+    )
 
 
 class StoreJournal:

@@ -212,7 +212,7 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
         num_cpus=max(4, os.cpu_count() or 1),  # logical: what must run at once on a laptop must also fit
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
         object_store_memory=OBJECT_STORE_BYTES,
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serving.contracts import Edge, Prepared, ReplicaStatus, Route
@@ -111,31 +113,42 @@ class PolicyHost:
 
     async def prepare(self, name: str) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError`, and then `abandon` it."""
-        expected = await self._running()
-        answers: list[Prepared] = await self._broadcast("prepare", name)
+        answers: list[Prepared] = await self._all("prepare", name)
         faults = [f"replica {a.replica}: {a.error}" for a in answers if a.error]
         if faults:
             raise HostError("; ".join(faults))
-        if len(answers) < expected:
-            raise HostError(f"{expected} replicas run but only {len(answers)} answered")
         return answers
 
     async def abandon(self, name: str) -> None:
         await self._broadcast("abandon", name)
 
     async def flip(self, route: Route) -> list[ReplicaStatus]:
-        return await self._broadcast("flip", route)
+        return await self._all("flip", route)
 
     async def status(self) -> list[ReplicaStatus]:
-        return await self._broadcast("status")
+        """Raises `HostError` when a replica is silent, or none is there yet."""
+        return await self._all("status")
+
+    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """The answers of every running replica; a broadcast passes over the dead ones without a word."""
+        expected = await self._running()
+        answers = await self._broadcast(method, *arguments)
+        if len(answers) < expected:
+            raise HostError(f"{expected} replicas run but only {len(answers)} answered")
+        return answers
 
     async def _running(self) -> int:
         overview = await asyncio.to_thread(serve.status)
-        states = overview.applications[APPLICATION].deployments[DEPLOYMENT].replica_states
-        return int(states.get("RUNNING", 0))  # type: ignore[call-overload]
+        application = overview.applications.get(APPLICATION)
+        if application is None or DEPLOYMENT not in application.deployments:
+            raise HostError("the replicas are not there yet")
+        return int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))  # type: ignore[call-overload]
 
-    async def _broadcast(self, method: str, *args: Any) -> list[Any]:
-        if self._handle is None:
-            self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
-        response = self._handle.broadcast(method, *args)
-        return list(await response.results_async(timeout_s=self._timeout_seconds))
+    async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
+        try:
+            if self._handle is None:
+                self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+            response = self._handle.broadcast(method, *arguments)
+            return list(await response.results_async(timeout_s=self._timeout_seconds))
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise HostError(f"{method}: {type(error).__name__}: {error}") from error

@@ -42,21 +42,22 @@ ID_PREFIX = "chatcmpl-"  # vLLM puts it before the request id we give
 class RecordedLLM(AsyncLLM):
     """AsyncLLM that hands each finished request's tokens to whoever asked for them."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._listeners: dict[str, OnFinished] = {}
+
     def listen(self, request_id: str, on_finished: OnFinished) -> None:
         """Await `on_finished` with the output of that request, before its last part is passed on."""
-        self._listeners()[request_id] = on_finished
+        self._listeners[request_id] = on_finished
 
     def unlisten(self, request_id: str) -> None:
-        self._listeners().pop(request_id, None)
-
-    def _listeners(self) -> dict[str, OnFinished]:
-        return self.__dict__.setdefault("_heliotrope_listeners", {})
+        self._listeners.pop(request_id, None)
 
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **rest: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         # Looked up at the call, not in the generator's body: that runs only when the first token is asked for.
-        on_finished = self._listeners().pop(request_id, None)
+        on_finished = self._listeners.pop(request_id, None)
         outputs = super().generate(prompt, sampling_params, request_id, **rest)
         return outputs if on_finished is None else _recorded(outputs, sampling_params.n, on_finished)
 
@@ -121,8 +122,9 @@ class VllmEngine:
         self.tokenizer_fingerprint = tokenizer_fingerprint(model)
         self.base_fingerprint = base_fingerprint(model)
         self.adapter_capacity = settings.adapter_places
-        self._llm = RecordedLLM.from_engine_args(_engine_args(model, settings))
-        assert isinstance(self._llm, RecordedLLM)
+        llm = RecordedLLM.from_engine_args(_engine_args(model, settings))
+        assert isinstance(llm, RecordedLLM)
+        self._llm = llm
         self._models = OpenAIServingModels(self._llm, [BaseModelPath(name=BASE, model_path=str(model))])
         renderer = OnlineRenderer(
             model_config=self._llm.model_config,
@@ -198,7 +200,7 @@ def _engine_args(model: Path, settings: ServingSettings) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=str(model),
         dtype=dtype,
-        max_model_len=settings.max_model_len,
+        max_model_len=settings.max_model_len,  # pyright: ignore[reportArgumentType]  None is vLLM's own default
         max_num_seqs=settings.max_requests,
         enable_lora=True,
         max_loras=slots,

@@ -145,10 +145,10 @@ class Replica:
         """Read the route row and catch up; also frees adapters whose last request has ended."""
         try:
             await self._follow(await self._journal.route())
+            await self._retire()
         except Exception as problem:  # keep serving what we have, and say why we lag
             self._error = f"{type(problem).__name__}: {problem}"
             log.warning("replica %s lags behind the route: %s", self.name, self._error)
-        await self._retire()
 
     def status(self) -> ReplicaStatus:
         return ReplicaStatus(

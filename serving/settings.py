@@ -26,7 +26,7 @@ class ServingSettings(BaseModel):
     max_model_len: int | None = Field(default=None, ge=16, description="tokens; None: what the model allows")
     max_requests: int = Field(default=64, ge=1, description="requests one replica works on at once")
     adapter_places: int = Field(
-        default=4, ge=3, description="adapters one engine holds: stable, previous, the next, one that drains"
+        default=4, ge=4, description="adapters one engine holds: stable, previous, the next, one that drains"
     )
     max_lora_rank: Rank = 8
     kv_cache_gib: int = Field(default=1, ge=1, description="GiB for the KV cache of one replica on a CPU")

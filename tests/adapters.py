@@ -14,5 +14,5 @@ def random_adapter(model: Path, directory: Path, seed: int, rank: int = 8) -> Pa
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LoraConfig(r=rank, lora_alpha=4 * rank, target_modules="all-linear", init_lora_weights=False)
-        get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(directory)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(str(directory))
     return directory

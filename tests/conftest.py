@@ -6,7 +6,6 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +38,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True)
 class Service:
-    """A running Heliotrope, as its users reach it."""
+    """A running Heliotrope, as its users reach it. Clients are made once and closed together."""
 
-    url: str
-    state: Path
-
-    @property
-    def keys(self) -> dict[str, str]:
-        return json.loads((self.state / "keys.json").read_text())
-
-    def openai(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=self.keys["app"], max_retries=0, timeout=120)
-
-    def app(self) -> httpx.Client:
-        return self._client("app")
-
-    def operator(self) -> httpx.Client:
-        return self._client("operator")
+    def __init__(self, url: str, state: Path) -> None:
+        self.url = url
+        self.state = state
+        self.keys: dict[str, str] = json.loads((state / "keys.json").read_text())
+        # Retries are off: a failure must be seen.
+        self.openai = OpenAI(base_url=f"{url}/v1", api_key=self.keys["app"], max_retries=0, timeout=120)
+        self.app = self._client("app")
+        self.operator = self._client("operator")
 
     def _client(self, role: str) -> httpx.Client:
-        headers = {"authorization": f"Bearer {self.keys[role]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.keys[role]}"}, timeout=120)
+
+    def close(self) -> None:
+        for client in (self.openai, self.app, self.operator):
+            client.close()
 
 
 @pytest.fixture(scope="session")
@@ -109,4 +103,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "training": {"min_pairs": 8},
     }
     with node.running(load(environment={}, overrides=overrides)) as url:
-        yield Service(url, state)
+        service = Service(url, state)
+        yield service
+        service.close()

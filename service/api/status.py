@@ -10,10 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.auth import Doorman
 from service.contracts import Key, Role
-from service.errors import HeliotropeError, Unavailable
+from service.errors import Unavailable
 from service.registry import Host
 from service.rounds import Rounds
 from service.store.store import Store
+from serving.contracts import ReplicaStatus
+from serving.errors import HostError
 
 
 class KeyBody(BaseModel):
@@ -44,10 +46,12 @@ def status_routes(store: Store, host: Host, rounds: Rounds, model: str, doorman:
 
     @router.get("/ops/status")
     async def status(key: Key = operator) -> dict[str, Any]:
+        replicas, trouble = await _replicas(host)
         return {
             "model": model,
             "route": await store.route.read(),
-            "replicas": await host.status(),
+            "replicas": replicas,
+            "trouble": trouble,  # why not every replica is listed; null: all are
             "running_round": await store.rounds.running(),
             "funnel": await rounds.preview(),
         }
@@ -83,15 +87,22 @@ async def _store_fault(store: Store) -> str | None:
     return None
 
 
+async def _replicas(host: Host) -> tuple[list[ReplicaStatus], str | None]:
+    try:
+        return await host.status(), None
+    except HostError as error:
+        return [], str(error)
+
+
 async def _replica_fault(store: Store, host: Host) -> str | None:
     """Every replica must serve what the route row says."""
     try:
         route = await store.route.read()
-        replicas = await host.status()
-    except HeliotropeError as error:
+    except Unavailable as error:
         return error.message
-    except Exception as error:
-        return f"replicas do not answer: {type(error).__name__}"
+    replicas, trouble = await _replicas(host)
+    if trouble is not None:
+        return trouble
     lagging = [r.replica for r in replicas if r.generation < route.generation]
     if not replicas:
         return "no replica is running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -14,8 +15,8 @@ QUESTION = held_out()[0]
 MESSAGES = [{"role": "user", "content": QUESTION.prompt}]
 
 
-def ask(service: Service, **body):
-    return service.openai().chat.completions.create(**{"model": "policy", "messages": MESSAGES, **body})
+def ask(service: Service, **body: Any) -> Any:
+    return service.openai.chat.completions.create(**{"model": "policy", "messages": MESSAGES, **body})
 
 
 def test_a_question_is_answered_with_usage_and_the_adapter_that_wrote_it(service: Service) -> None:
@@ -23,11 +24,11 @@ def test_a_question_is_answered_with_usage_and_the_adapter_that_wrote_it(service
     assert is_correct(QUESTION, reply.choices[0].message.content)
     assert reply.choices[0].finish_reason == "stop"
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
-    assert reply.model == service.operator().get("/ops/status").json()["route"]["stable"]
+    assert reply.model == service.operator.get("/ops/status").json()["route"]["stable"]
 
 
 def test_the_header_names_the_version_too(service: Service) -> None:
-    reply = service.app().post("/v1/chat/completions", json={"model": "policy", "messages": MESSAGES})
+    reply = service.app.post("/v1/chat/completions", json={"model": "policy", "messages": MESSAGES})
     assert reply.headers["x-policy-version"] == reply.json()["model"]
     assert reply.headers["x-completion-id"] == reply.json()["id"]
 
@@ -42,11 +43,10 @@ def test_a_stream_carries_one_id_and_one_model_in_every_chunk(service: Service) 
 
 
 def test_an_answer_can_be_rated_the_moment_its_last_byte_is_there(service: Service) -> None:
-    client, votes = service.openai(), service.app()
     for stream in (True, False) * 10:
-        reply = client.chat.completions.create(model="policy", messages=MESSAGES, stream=stream, max_tokens=32)
+        reply = ask(service, stream=stream, max_tokens=32)
         completion_id = list(reply)[-1].id if stream else reply.id
-        vote = votes.post("/v1/feedback", json={"completion_id": completion_id, "rating": "up"})
+        vote = service.app.post("/v1/feedback", json={"completion_id": completion_id, "rating": "up"})
         assert vote.status_code == 201, vote.text
 
 
@@ -55,7 +55,7 @@ def test_each_of_n_choices_can_be_rated(service: Service) -> None:
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
     for index, expected in ((0, 201), (2, 201), (3, 404)):
         body = {"completion_id": reply.id, "choice_index": index, "rating": "down"}
-        assert service.app().post("/v1/feedback", json=body).status_code == expected
+        assert service.app.post("/v1/feedback", json=body).status_code == expected
 
 
 def test_a_seed_repeats_an_answer(service: Service) -> None:
@@ -118,9 +118,7 @@ def test_an_over_long_prompt_is_told_the_limit(service: Service) -> None:
 
 def test_nonsense_in_the_body_has_the_contracts_error_shape(service: Service) -> None:
     for content in (b"{", b"[1]", b'"x"', b"", b'{"model": "policy", "messages": NaN}', b"\xff\xfe"):
-        reply = service.app().post(
-            "/v1/chat/completions", content=content, headers={"content-type": "application/json"}
-        )
+        reply = service.app.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"})
         assert reply.status_code == 400, content
         assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
 
@@ -130,12 +128,12 @@ def test_keys_open_only_their_own_doors(service: Service) -> None:
 
     assert httpx.get(f"{service.url}/v1/models").status_code == 401
     assert httpx.get(f"{service.url}/ops/status", headers={"authorization": "Bearer nonsense"}).status_code == 401
-    assert service.app().get("/ops/status").status_code == 403
-    assert service.operator().get("/v1/models").status_code == 403
+    assert service.app.get("/ops/status").status_code == 403
+    assert service.operator.get("/v1/models").status_code == 403
     assert httpx.get(f"{service.url}/healthz").status_code == 200
     assert httpx.get(f"{service.url}/readyz").json()["ready"] is True
 
 
 def test_the_engines_own_routes_are_not_reachable(service: Service) -> None:
     for path in ("/v1/load_lora_adapter", "/invocations", "/tokenize", "/metrics", "/docs", "/openapi.json"):
-        assert service.app().post(path, json={}).status_code in (404, 405), path
+        assert service.app.post(path, json={}).status_code in (404, 405), path

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 async def engine(model: Path) -> AsyncIterator[VllmEngine]:
-    engine = VllmEngine(model, ServingSettings(adapter_places=3))
+    engine = VllmEngine(model, ServingSettings(adapter_places=4))
     yield engine
     engine.shutdown()
 
@@ -39,7 +39,7 @@ async def engine(model: Path) -> AsyncIterator[VllmEngine]:
 async def adapters(engine: VllmEngine, model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Every place is filled, so the slot that vLLM wrongly reads is the spare one."""
     names = []
-    for k in range(3):
+    for k in range(4):
         directory = random_adapter(model, tmp_path_factory.mktemp(f"adapter{k}"), seed=k)
         names.append(f"policy-000{k + 1}-0000000{k}")
         await engine.load(names[-1], str(directory))
@@ -112,13 +112,13 @@ async def test_loading_and_unloading_leaves_nothing_behind(
     engine: VllmEngine, adapters: list[str], model: Path, tmp_path: Path
 ) -> None:
     before = await greedy(engine, adapters[0], "before")
-    await engine.unload(adapters[2])
+    await engine.unload(adapters[3])
     for k in range(4):
         name = f"policy-00{k + 10}-00000000"
         await engine.load(name, str(random_adapter(model, tmp_path / str(k), seed=10 + k)))
         await engine.warm_up(name)
         await engine.unload(name)
-    assert len(await engine._llm.list_loras()) == 2
+    assert len(await engine._llm.list_loras()) == 3
     assert await greedy(engine, adapters[0], "after-swaps") == before
 
 
