@@ -30,6 +30,7 @@ from training.learn import learn
 
 QUESTIONS = [f"What is {a} plus {b}?" for a in range(3) for b in range(4)]
 ANSWERS = 6
+STOPS = ["a", "e", "t", "."]  # a random model seldom ends by itself, and answers that were cut off are left out
 
 
 class OneReplica:
@@ -88,9 +89,9 @@ class House:
         return await self.replica.chat({"model": "policy", "messages": [message], **body}, Caller(app="test"))
 
     async def converse(self) -> None:
-        """Each question gets several answers; a short first token id is liked, for want of a better taste."""
+        """Each question gets several answers; those early in the alphabet are liked, for want of a better taste."""
         for question in QUESTIONS:
-            answer = await self.chat(question, n=ANSWERS, max_tokens=8, temperature=1.0, stop=["a"])
+            answer = await self.chat(question, n=ANSWERS, max_tokens=64, temperature=1.0, stop=STOPS)
             assert answer.body is not None
             choices = sorted(answer.body["choices"], key=lambda c: c["message"].get("content") or "")
             for place, choice in enumerate(choices):
