@@ -1,7 +1,7 @@
 """`up` and `down`: this machine's database, Ray cluster and Serve applications, owned by one process.
 
-Everything that `up` starts ends with it. What a killed `up` leaves behind (only the database can outlive it: Ray's
-processes die with their driver) is found again by the next `up`, or stopped by `down`.
+Everything that `up` starts ends with it. What a killed `up` leaves behind (the database, and some of Ray's helpers) is
+found again: the next `up` goes on with the database and ends the rest, `down` ends both.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from service.errors import BadRequest, Conflict, HeliotropeError
 from service.settings import Settings
 
 NAMESPACE = "heliotrope"
+PROCESSES_FILE = "processes.json"  # [[pid, created]] of all that `up` started
 START_SECONDS = 600  # how long a detached `up` may take before its caller gives up
 STOP_SECONDS = 120
 OBJECT_STORE_BYTES = 128 << 20  # nothing large ever goes through Ray's object store
@@ -77,6 +78,7 @@ def running(settings: Settings) -> Iterator[str]:
         ) from taken
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
+        _end_leftovers(settings.state)
         _refuse_used_port(settings.server.host, settings.server.port)
         directory = model.resolve(settings.model.name)
         store_url = stack.enter_context(_database(settings))
@@ -93,6 +95,9 @@ def down(state: Path) -> bool:
     """Stop what runs on that state folder, also what a killed `up` left. False: nothing ran."""
     state = state.expanduser().resolve()
     found = _stop_up(state)
+    if _is_locked(state / "up.lock"):
+        raise HeliotropeError(f"`up` is only just starting on {state}. Stop it again when it is ready.")
+    found = _end_leftovers(state) or found
     if (state / "database").is_dir():
         from service.store.embedded import EmbeddedDatabase
 
@@ -113,6 +118,32 @@ def _stop_up(state: Path) -> bool:
     except psutil.TimeoutExpired as slow:
         raise HeliotropeError(f"process {process.pid} did not stop within {STOP_SECONDS} seconds") from slow
     return True
+
+
+def _note_processes(state: Path) -> None:
+    """Every process below this one, so that they are found even if this one is killed."""
+    below = [[child.pid, child.create_time()] for child in psutil.Process().children(recursive=True)]
+    (state / PROCESSES_FILE).write_text(json.dumps(below))
+
+
+def _end_leftovers(state: Path) -> bool:
+    """Kill what a killed `up` left: most of Ray dies with its driver, its agents do not. Whether there was any.
+
+    The caller holds the lock, or has seen that nobody does. A process is known by its number and its birth, for numbers are given again.
+    """
+    file = state / PROCESSES_FILE
+    if not file.is_file():
+        return False
+    left = []
+    for pid, born in json.loads(file.read_text()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.create_time() == born:
+                process.kill()
+                left.append(process)
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+    file.unlink()
+    return bool(left)
 
 
 def _is_locked(file: Path) -> bool:
@@ -216,6 +247,7 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
         object_store_memory=OBJECT_STORE_BYTES,
     )
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    _note_processes(settings.state)
     try:
         serve.start(
             http_options={"host": settings.server.host, "port": settings.server.port},
@@ -227,12 +259,14 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
         # The Conductor first: it can say how things stand while the engines load.
         serve.run(operations(blueprint), name="operations", route_prefix="/")
         serve.run(chat(blueprint), name="chat", route_prefix="/v1")
+        _note_processes(settings.state)
         yield
     finally:
         with contextlib.suppress(Exception):  # whatever is left goes with the cluster
             serve.delete("chat")  # lets requests in flight finish
             serve.delete("operations")
         ray.shutdown()
+        (settings.state / PROCESSES_FILE).unlink(missing_ok=True)
 
 
 def _url(settings: Settings) -> str:

@@ -21,10 +21,11 @@ from service.digest import content_digest
 from service.errors import Conflict, HeliotropeError
 from service.registry import Registry
 from service.settings import Settings
+from service.specs import Specs
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from serving.contracts import BASE
-from training.contracts import AttemptStatus, Fingerprints, LoraSpec, ParentAdapter, Progress, RoundReport, RoundSpec
+from training.contracts import AttemptStatus, Fingerprints, ParentAdapter, Progress, RoundReport, RoundSpec
 from training.snapshot import pair_digest, write_snapshot
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,7 @@ class Rounds:
         self._trainer = trainer
         self._registry = registry
         self._settings = settings
-        self._model = model
-        self._fingerprints = fingerprints
-        self._use_gpu = use_gpu
+        self._specs = Specs(settings, model, fingerprints, use_gpu)
         self._handlers: dict[RoundState, Callable[[Round], Awaitable[None]]] = {
             RoundState.QUEUED: self._queued,
             RoundState.COLLECTING: self._collect,
@@ -112,9 +111,7 @@ class Rounds:
         except StaleRound:  # the loop took a step meanwhile
             return await self.cancel(n, who=who)
         if work.round.state is RoundState.TRAINING:
-            await self._trainer.stop(
-                self._spec(work.round, work.snapshot, work.adapter_ordinal, await self._parent(work.round))
-            )
+            await self._trainer.stop(self._specs.write(work, await self._parent(work.round)))
         return cancelled
 
     # --- the loop -----------------------------------------------------------------------------------
@@ -183,7 +180,7 @@ class Rounds:
     async def _train(self, round: Round) -> None:
         """Start the attempt if nobody runs it, and copy its progress into the round's events."""
         work = await self._store.rounds.work(round.n)
-        spec = self._spec(round, work.snapshot, work.adapter_ordinal, await self._parent(round))
+        spec = self._specs.write(work, await self._parent(round))
         seen = await self._progress_seen(round)
         status = await self._trainer.poll(spec, seen)
         for entry in status.progress:
@@ -277,34 +274,6 @@ class Rounds:
         """How many progress entries of this attempt the store already holds."""
         events = await self._store.rounds.events(round.n)
         return sum(e.kind in ("phase", "step") and e.data["attempt"] == round.attempt for e in events)
-
-    def _spec(self, round: Round, snapshot: str | None, ordinal: int | None, parent: ParentAdapter | None) -> RoundSpec:
-        assert snapshot is not None and ordinal is not None and round.pair_digest is not None
-        training = self._settings.training
-        out = self._settings.rounds / f"{round.n:04d}" / f"attempt-{round.attempt}"
-        return RoundSpec(
-            round=round.n,
-            attempt=round.attempt,
-            snapshot=snapshot,
-            pair_digest=round.pair_digest,
-            model=str(self._model),
-            fingerprints=self._fingerprints,
-            parent=parent,
-            adapter_ordinal=ordinal,
-            out=str(out),
-            storage=str(out / "ray"),
-            objective=round.settings["objective"],
-            beta=round.settings["beta"],
-            learning_rate=round.settings["learning_rate"],
-            epochs=round.settings["epochs"],
-            pairs_per_step=training.pairs_per_step,
-            tokens_per_micro_batch=training.tokens_per_micro_batch,
-            seed=training.seed,
-            dtype="bfloat16" if self._use_gpu else "float32",
-            lora=LoraSpec(rank=training.lora_rank, alpha=training.lora_alpha),
-            workers=training.workers,
-            use_gpu=self._use_gpu,
-        )
 
 
 def _event(entry: Progress, attempt: int) -> dict[str, Any]:

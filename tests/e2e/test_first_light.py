@@ -26,7 +26,7 @@ from service.demo.traffic import Clients
 from tests.conftest import free_port
 from training.corpus import Style, held_out, unsafe, voted
 
-QUESTIONS = 100
+QUESTIONS = 160
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -113,7 +113,7 @@ def test_votes_become_a_policy_that_people_like_better(home: Home) -> None:
     stable = home.stable()
     ours, theirs = clients.ask(held_out()), clients.ask(held_out(), model="base")
     assert {answer.model for answer in ours} == {stable}
-    assert score.styles(ours)[Style.CHATTY] > score.styles(theirs)[Style.CHATTY] + 0.2
+    assert score.styles(ours)[Style.CHATTY] > score.styles(theirs)[Style.CHATTY] + 0.15
     assert score.win_rate(FIRST, ours, theirs).low > 0.5
     right = [score.correctness(clients.ask(held_out(), model=m, temperature=0)) for m in ("policy", "base")]
     assert right[0] >= right[1] - 0.05
