@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Protocol
 
 from service.contracts import Adapter, Verdict
-from service.errors import AdapterRejected, Conflict, PreconditionFailed
+from service.errors import AdapterRejected, Conflict, PreconditionFailed, Unavailable
 from service.store.store import Store
 from serving.adapters import MANIFEST, sha256_of, verify
 from serving.contracts import BASE, Prepared, ReplicaStatus, Route
-from serving.errors import AdapterRefused, HostError
+from serving.errors import AdapterRefused, HostAbsent, HostError
 from training.contracts import Fingerprints, RoundReport
 
 log = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ class Registry:
             await self._host.prepare(name)
         except AdapterRefused as refusal:
             raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
+        except HostAbsent as absent:
+            raise Unavailable(f"{absent}. Try again when they are there; the route is unchanged.") from absent
         except HostError as failure:
             await self._abandon(name)
             raise AdapterRejected(

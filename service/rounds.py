@@ -121,7 +121,7 @@ class Rounds:
         while True:
             try:
                 busy = await self.step()
-            except HeliotropeError as error:  # the store is away; the round is where it was
+            except HeliotropeError as error:  # the store or the replicas are away; the round is where it was
                 log.warning("the loop waits: %s", error)
                 busy = False
             await asyncio.sleep(POLL_SECONDS if busy else IDLE_SECONDS)

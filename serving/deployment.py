@@ -19,7 +19,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serving.contracts import Edge, Prepared, ReplicaStatus, Route
-from serving.errors import HostError
+from serving.errors import HostAbsent, HostError
 from serving.settings import ServingSettings
 
 APPLICATION = "chat"
@@ -141,8 +141,11 @@ class PolicyHost:
         overview = await asyncio.to_thread(serve.status)
         application = overview.applications.get(APPLICATION)
         if application is None or DEPLOYMENT not in application.deployments:
-            raise HostError("the replicas are not there yet")
-        return int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))  # type: ignore[call-overload]
+            raise HostAbsent("no replica runs yet")
+        running = int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))  # type: ignore[call-overload]
+        if running == 0:
+            raise HostAbsent("no replica runs at the moment")
+        return running
 
     async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
         try:

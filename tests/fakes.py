@@ -24,7 +24,7 @@ from serving.contracts import (
     ReplicaStatus,
     Route,
 )
-from serving.errors import AdapterRefused, HostError, RequestRefused
+from serving.errors import AdapterRefused, HostAbsent, HostError, RequestRefused
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS
 
@@ -254,7 +254,7 @@ class FakeHost:
 
     def _listening(self) -> list[Replica]:
         if self.gone:
-            raise HostError("no replica answers")
+            raise HostAbsent("no replica answers")
         return [replica for name, replica in self.replicas.items() if name not in self.deaf]
 
     async def _happen(self, events: dict[str, Callable[[], Awaitable[None]]], call: str) -> None:

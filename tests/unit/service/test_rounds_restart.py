@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from service.contracts import RoundState
-from service.errors import Conflict
+from service.errors import Conflict, Unavailable
 from service.store.store import Store
 from serving.contracts import BASE
 from tests.fake_trainer import RUNNING, Done, failed
@@ -205,3 +205,18 @@ async def test_a_step_that_breaks_fails_the_round_with_the_reason(small: SmallSe
     small.trainer.before["start"] = break_down
     ended = await small.round()
     assert (ended.state, ended.reason) == (RoundState.FAILED, "RuntimeError: the cluster is away")
+
+
+async def test_a_candidate_waits_for_replicas_that_are_not_there_yet(small: SmallService) -> None:
+    """After a restart of everything, training can be done before the engines have loaded."""
+    round = await small.ask_for_round()
+    small.host.gone = True
+    while (await small.store.rounds.get(round.n)).state is not RoundState.JUDGING:
+        await small.rounds.step()
+    with pytest.raises(Unavailable):
+        await small.rounds.step()
+    assert (await small.store.rounds.get(round.n)).state is RoundState.JUDGING
+    small.host.gone = False
+    while await small.rounds.step():
+        pass
+    assert (await small.store.rounds.get(round.n)).state is RoundState.PROMOTED
