@@ -79,6 +79,7 @@ def running(settings: Settings) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
         _end_leftovers(settings.state)
+        (settings.state / UP_FILE).unlink(missing_ok=True)  # of a killed `up`: it is no sign of this one
         _refuse_used_port(settings.server.host, settings.server.port)
         directory = model.resolve(settings.model.name)
         store_url = stack.enter_context(_database(settings))
@@ -296,6 +297,7 @@ def _up_detached(settings: Settings) -> None:
     file, log = settings.state / "settings.json", settings.state / "up.log"
     file.write_text(settings.model_dump_json())
     command = [sys.executable, "-m", "service.node", str(file)]
+    log.touch(mode=0o600)  # the first start prints the keys into it
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
     url = _url(settings)
