@@ -25,6 +25,7 @@ import platformdirs
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from training.corpus import Question, Style, questions, render, training_questions
 from training.files import sync_tree
@@ -189,6 +190,7 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def _main() -> None:
+    disable_progress_bar()  # transformers' own, for a file of two megabytes
     with progress_bar() as progress:
         directory = ensure_seedling(progress=progress)
     print(directory)
