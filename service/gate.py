@@ -59,7 +59,8 @@ def _step0(report: RoundReport, settings: GateSettings) -> Check:
 def _learned(report: RoundReport, settings: GateSettings) -> Check:
     """A round that changed nothing is no round: its margin over the reference must have grown."""
     tail = report.steps[-max(1, len(report.steps) // 4) :]
-    margin = sum(step.rewards_margins for step in tail) / len(tail) if tail else 0.0
+    margins = [step.rewards_margins for step in tail if step.rewards_margins is not None]
+    margin = sum(margins) / len(margins) if margins else 0.0
     moved = report.weights_changed and margin >= settings.min_final_margin
     return Check(
         name="learned",

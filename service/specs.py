@@ -36,6 +36,7 @@ class Specs:
             adapter_ordinal=work.adapter_ordinal,
             out=str(out),
             storage=str(out / "ray"),
+            checkpoints=str(self.settings.rounds / f"{round.n:04d}" / "checkpoints"),
             objective=round.settings["objective"],
             beta=round.settings["beta"],
             learning_rate=round.settings["learning_rate"],

@@ -91,8 +91,9 @@ def clean(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def number(value: float) -> str:
-    return f"{value:.4g}"
+def number(value: float | None, form: str = ".4g") -> str:
+    """A dash for what there is no number of, such as the accuracy of single thumbs."""
+    return "-" if value is None else format(value, form)
 
 
 def moment(iso: str) -> str:

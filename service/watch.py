@@ -157,8 +157,8 @@ def _step_facts(step: dict[str, Any], losses: list[float]) -> dict[str, Any]:
     return {
         "steps": Columns([bar, f"{done} of {steps}{left}"]),
         "loss": f"{step['loss']:.4f}  {sparkline(losses)}",
-        "margin": f"{step['rewards_margins']:.4f}",
-        "accuracy": f"{step['rewards_accuracies']:.0%}",
+        "margin": number(step["rewards/margins"], ".4f"),
+        "accuracy": number(step["rewards/accuracies"], ".0%"),
     }
 
 
@@ -173,7 +173,8 @@ def event_line(view: RoundView, event: dict[str, Any]) -> str:
         case "step":
             return (
                 f"{prefix}step {data['step']} of {data['steps']}, loss {data['loss']:.4f}, "
-                f"margin {data['rewards_margins']:.4f}, accuracy {data['rewards_accuracies']:.0%}"
+                f"margin {number(data['rewards/margins'], '.4f')}, "
+                f"accuracy {number(data['rewards/accuracies'], '.0%')}"
             )
         case "attempt":
             return f"{prefix}attempt {data['attempt']}"

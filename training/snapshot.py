@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.contracts import HELD_OUT, SNAPSHOT_COLUMNS, TRAIN
+from training.contracts import HELD_OUT, NEW, SNAPSHOT_COLUMNS, TRAIN
 from training.errors import SnapshotInvalid
 from training.files import write_file
 
@@ -30,6 +30,8 @@ _SCHEMA = pa.schema(
         pa.field("messages", pa.string()),
         pa.field("chosen_text", pa.string()),
         pa.field("rejected_text", pa.string()),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("voter", pa.string()),
     ]
 )
 _LARGEST_TOKEN_ID = 2**31 - 1
@@ -47,6 +49,8 @@ class SnapshotRow:
     messages: str | None = None
     chosen_text: str | None = None
     rejected_text: str | None = None
+    origin: str = NEW
+    voter: str | None = None
 
 
 assert tuple(field.name for field in fields(SnapshotRow)) == SNAPSHOT_COLUMNS == tuple(_SCHEMA.names)

@@ -124,7 +124,7 @@ def _report(report: dict[str, Any]) -> RenderableType:
     return facts({
         "trained on": f"{report['pairs_trained']} pairs, {report['pairs_held_out']} held out{skipped}",
         "loss": f"{report['step0_loss']:.4f} at first, {last['loss']:.4f} at last" if last else None,
-        "margin": last["rewards_margins"] if last else None,
+        "margin": last["rewards/margins"] if last else None,
         "held-out accuracy": (
             f"{candidate['accuracy']:.1%}, the deployed adapter {current['accuracy']:.1%}" if current and candidate else None
         ),

@@ -97,6 +97,7 @@ def _ours(folder: Path, model: Path, rows: Sequence[SnapshotRow]) -> float:
         adapter_ordinal=1,
         out=str(folder / "out"),
         storage=str(folder / "storage"),
+        checkpoints=str(folder / "checkpoints"),
         beta=BETA,
         learning_rate=RATE,
         epochs=1,

@@ -64,6 +64,7 @@ def make_spec(model: Path, tmp_path: Path) -> MakeSpec:
             "adapter_ordinal": 1,
             "out": str(tmp_path / "out"),
             "storage": str(tmp_path / "storage"),
+            "checkpoints": str(tmp_path / "checkpoints"),
             "pairs_per_step": 8,
             "lora": LoraSpec(rank=4, alpha=8),
         }

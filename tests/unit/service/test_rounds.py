@@ -113,7 +113,7 @@ async def test_progress_is_kept_once_and_in_order_whoever_looks(start: Start) ->
     assert [data["phase"] for data in await _events(small, round, "phase")] == ["train"]
     steps = await _events(small, round, "step")
     assert [(data["step"], data["attempt"]) for data in steps] == [(1, 1), (2, 1), (3, 1)]
-    assert steps[0].keys() >= {"loss", "rewards_margins", "rewards_accuracies"}
+    assert steps[0].keys() >= {"loss", "rewards/margins", "rewards/accuracies"}
     [swap] = await _events(small, round, "swap")
     assert swap["flip_seconds"] > 0
 

@@ -56,6 +56,7 @@ def make_spec(models: dict[str, Path], tmp_path: Path) -> MakeSpec:
             "adapter_ordinal": 1,
             "out": str(tmp_path / "out"),
             "storage": str(tmp_path / "storage"),
+            "checkpoints": str(tmp_path / "checkpoints"),
             "learning_rate": 1e-3,
             "lora": LORA,
             "pairs_per_step": 8,

@@ -14,8 +14,10 @@ from training.worker import Reports, threads
 
 
 def step(number: int, seconds: float) -> Progress:
-    figures = dict.fromkeys(set(StepMetrics.model_fields) - {"step", "steps", "seconds"}, 0.0)
-    return Progress(kind="step", step=StepMetrics(step=number, steps=9, seconds=seconds, **figures))
+    figures = dict.fromkeys(StepMetrics.model_fields, 0)
+    return Progress(
+        kind="step", step=StepMetrics.model_validate(figures | {"step": number, "steps": 9, "seconds": seconds})
+    )
 
 
 def test_short_steps_are_reported_together_and_nothing_is_lost_or_reordered() -> None:
