@@ -5,20 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync, rename: a reader sees the old file or the whole new one."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name to write to. When the block ends well, what is there is synced and renamed to `path`.
+
+    A reader of `path` sees the old file or the whole new one; a block that raises leaves nothing behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        _write_synced(partial, content)
+        yield partial
+        _sync(partial)
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write under a temporary name, sync, rename."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Pairs as the model sees them: token ids of a prompt and of its two answers.
+"""Pairs and thumbs as the model sees them: token ids of a prompt and of its answers.
 
 Served traffic is trained on exactly as the engine saw it. Only imported text meets a chat template, the one of the
 tokenizer that is passed in; whether it is the server's is for `fingerprints.py` to say.
@@ -7,13 +7,17 @@ tokenizer that is passed in; whether it is the server's is for `fingerprints.py`
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from training.contracts import HELD_OUT, TRAIN
+from training.contracts import REPLAY
 from training.errors import SnapshotInvalid
 from training.snapshot import SnapshotRow
+
+Message = dict[str, str]  # role, content
+
+_NEVER_DROPPED = ("system", "developer")  # roles of messages that say how all turns are to be answered
 
 
 class Tokenizer(Protocol):
@@ -22,8 +26,11 @@ class Tokenizer(Protocol):
     @property
     def eos_token_id(self) -> int: ...
 
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
+
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self, conversation: list[Message], *, tokenize: bool, add_generation_prompt: bool
     ) -> str: ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
@@ -37,6 +44,7 @@ class Pair:
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+    replay: bool = False  # an earlier round has learned it already
 
     @property
     def longest(self) -> int:
@@ -44,32 +52,53 @@ class Pair:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
-def render(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int) -> Pair:
+@dataclass(frozen=True, slots=True)
+class Thumb:
+    """One prompt and one answer that somebody liked or did not like, as token ids."""
+
+    thumb_id: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    up: bool
+    replay: bool = False  # an earlier round has learned it already
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the conversation: what must fit into the model's context."""
+        return len(self.prompt) + len(self.answer)
+
+
+Example = Pair | Thumb
+
+
+def render(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int) -> Example:
     """The row's token ids: as recorded, or, for imported text, under the chat template.
 
-    An imported answer ends with `end_of_turn`, because its author finished it.
+    An imported answer ends with `end_of_turn`, because its author finished it. Raises `SnapshotInvalid` when the
+    template refuses the messages.
     """
-    if row.prompt_token_ids is not None and row.chosen_token_ids is not None and row.rejected_token_ids is not None:
-        return Pair(
-            row.pair_id, tuple(row.prompt_token_ids), tuple(row.chosen_token_ids), tuple(row.rejected_token_ids)
-        )
+    if row.prompt_token_ids is not None:
+        return _example(row, row.prompt_token_ids, row.chosen_token_ids, row.rejected_token_ids)
     assert row.messages is not None
-    assert row.chosen_text is not None
-    assert row.rejected_text is not None
-    try:
-        prompt = tokenizer.apply_chat_template(json.loads(row.messages), tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates raise whatever Jinja lets them, for example on roles that do not alternate
-        raise SnapshotInvalid(f"pair {row.pair_id!r}: the chat template refuses its messages: {error}") from error
 
-    def token_ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer.encode(text, add_special_tokens=False))
+    def answer(text: str | None) -> tuple[int, ...] | None:
+        return None if text is None else (*tokenizer.encode(text, add_special_tokens=False), end_of_turn)
 
-    return Pair(
-        row.pair_id,
-        token_ids(prompt),
-        (*token_ids(row.chosen_text), end_of_turn),
-        (*token_ids(row.rejected_text), end_of_turn),
-    )
+    prompt = conversation_ids(row, json.loads(row.messages), tokenizer, add_generation_prompt=True)
+    return _example(row, prompt, answer(row.chosen_text), answer(row.rejected_text))
+
+
+def shorten(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int, context: int) -> SnapshotRow | None:
+    """The imported row without as many of its oldest turns as it takes to fit into `context` tokens.
+
+    The system message, the last user's turn and the answers stay whole; None when even they do not fit.
+    """
+    assert row.messages is not None
+    for messages in _without_oldest_turns(json.loads(row.messages)):
+        shorter = replace(row, messages=json.dumps(messages, ensure_ascii=False))
+        if render(shorter, tokenizer, end_of_turn).longest <= context:
+            return shorter
+    return None
 
 
 def end_of_turn(tokenizer: Tokenizer, stop_ids: Collection[int]) -> int:
@@ -84,34 +113,28 @@ def end_of_turn(tokenizer: Tokenizer, stop_ids: Collection[int]) -> int:
     return next((token for token in after_answer if token in stop_ids), tokenizer.eos_token_id)
 
 
-@dataclass(frozen=True)
-class RoundPairs:
-    """The pairs of a round by split, and how many were left out for which reason."""
+def conversation_ids(
+    row: SnapshotRow, messages: list[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool
+) -> tuple[int, ...]:
+    """Token ids of messages of `row` under the chat template. Raises `SnapshotInvalid` when it refuses them."""
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:  # templates raise whatever Jinja lets them, for example on roles that do not alternate
+        raise SnapshotInvalid(f"pair {row.pair_id!r}: the chat template refuses its messages: {error}") from error
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    train: list[Pair]
-    held_out: list[Pair]
-    skipped: dict[str, int]
+
+def _example(
+    row: SnapshotRow, prompt: Sequence[int], chosen: Sequence[int] | None, rejected: Sequence[int] | None
+) -> Example:
+    if chosen is not None and rejected is not None:
+        return Pair(row.pair_id, tuple(prompt), tuple(chosen), tuple(rejected), replay=row.origin == REPLAY)
+    answer = rejected if chosen is None else chosen
+    assert answer is not None, "a row without any answer is no row of a snapshot"
+    return Thumb(row.pair_id, tuple(prompt), tuple(answer), up=chosen is not None, replay=row.origin == REPLAY)
 
 
-def sort_out(
-    rows: Sequence[SnapshotRow], tokenizer: Tokenizer, stop_ids: Collection[int], *, vocabulary: int, context: int
-) -> RoundPairs:
-    """Render all rows, leave out the pairs that are longer than `context` tokens, and part the splits.
-
-    Raises `SnapshotInvalid` for a token id the model does not have, or when no pair is left to train on.
-    """
-    ends_turn = end_of_turn(tokenizer, stop_ids) if any(row.messages is not None for row in rows) else -1
-    kept: dict[str, list[Pair]] = {TRAIN: [], HELD_OUT: []}
-    too_long = 0
-    for row in rows:
-        pair = render(row, tokenizer, ends_turn)
-        highest = max(*pair.prompt, *pair.chosen, *pair.rejected)
-        if highest >= vocabulary:
-            raise SnapshotInvalid(f"pair {row.pair_id!r}: token id {highest}, but the model has {vocabulary} tokens")
-        if pair.longest > context:
-            too_long += 1
-        else:
-            kept[row.split].append(pair)
-    if not kept[TRAIN]:
-        raise SnapshotInvalid(f"no pair is left to train on: {len(rows)} in the snapshot, {too_long} of them too long")
-    return RoundPairs(kept[TRAIN], kept[HELD_OUT], {"too_long": too_long} if too_long else {})
+def _without_oldest_turns(messages: list[Message]) -> Iterator[list[Message]]:
+    """The conversation from its first user's message on, from its second, ... to its last: a turn begins there."""
+    for start in (i for i, message in enumerate(messages) if message["role"] == "user"):
+        yield [message for message in messages[:start] if message["role"] in _NEVER_DROPPED] + messages[start:]

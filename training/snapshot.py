@@ -1,23 +1,28 @@
-"""The snapshot: all preference pairs of one round, in one Parquet file with one digest.
+"""The snapshot: all preferences of one round, in one Parquet file with one digest.
 
-`service` writes it, `training` reads it, and both compute the digest here. Knows pyarrow and the columns of
-`SNAPSHOT_COLUMNS`; knows no tokenizer and no torch, so that the service can import it.
+`service` writes it, `training` reads it, and both compute the digest here. Rows go by in the order of `pair_id`, a few
+hundred at a time, so that a million of them take no more memory than a thousand: beyond the row group at hand, 9 bytes
+a row. Knows pyarrow and the columns of `SNAPSHOT_COLUMNS`; knows no tokenizer and no torch, so that the service can
+import it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.contracts import HELD_OUT, NEW, SNAPSHOT_COLUMNS, TRAIN
+from training.contracts import HELD_OUT, NEW, REPLAY, SNAPSHOT_COLUMNS, TRAIN
 from training.errors import SnapshotInvalid
-from training.files import write_file
+from training.files import whole_file
 
 _TOKEN_IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(
@@ -35,11 +40,15 @@ _SCHEMA = pa.schema(
     ]
 )
 _LARGEST_TOKEN_ID = 2**31 - 1
+_ROWS_AT_ONCE = 512  # a row group: of long conversations of 8,000 tokens some 150 MB while it is written
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """One pair: either three lists of token ids (served traffic) or messages and two texts (imported)."""
+    """A pair, or a single thumb: that has only the chosen answer (thumb up) or only the rejected one (thumb down).
+
+    Prompt and answers are lists of token ids (served traffic), or messages and texts (imported).
+    """
 
     pair_id: str
     split: str
@@ -56,61 +65,131 @@ class SnapshotRow:
 assert tuple(field.name for field in fields(SnapshotRow)) == SNAPSHOT_COLUMNS == tuple(_SCHEMA.names)
 
 
-def pair_digest(rows: Iterable[SnapshotRow]) -> str:
-    """The sha256 hex digest of the pairs, whatever their order: one canonical JSON line a pair, by `pair_id`."""
-    digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row.pair_id):
+class PairDigest:
+    """The sha256 over rows that go by in the order of `pair_id`: one canonical JSON line a row."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, row: SnapshotRow) -> None:
         values = [getattr(row, name) for name in SNAPSHOT_COLUMNS]
         line = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+        self._sha256.update(line.encode() + b"\n")
+
+    def hex(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def pair_digest(rows: Iterable[SnapshotRow]) -> str:
+    """The `PairDigest` in hex of rows in any order; they are sorted, so all of them are held in memory."""
+    digest = PairDigest()
+    for row in sorted(rows, key=lambda row: row.pair_id):
+        digest.add(row)
+    return digest.hex()
 
 
 def write_snapshot(path: Path, rows: Iterable[SnapshotRow]) -> str:
     """Write the snapshot so that it is there completely or not at all; returns its `pair_digest`.
 
-    Raises `SnapshotInvalid` for a row that breaks the contract, before anything is written.
+    A sequence is in memory already and is sorted here. Any other iterable streams, and must come in the order of
+    `pair_id`. Raises `SnapshotInvalid` for a row that breaks the contract; nothing is then left at `path`.
     """
-    ordered = sorted(rows, key=lambda row: row.pair_id)
-    _check(ordered)
-    table = pa.table({name: [getattr(row, name) for row in ordered] for name in SNAPSHOT_COLUMNS}, schema=_SCHEMA)
-    content = pa.BufferOutputStream()
-    pq.write_table(table, content)
-    write_file(path, content.getvalue().to_pybytes())
-    return pair_digest(ordered)
+    digest = PairDigest()
+    ordered = sorted(rows, key=lambda row: row.pair_id) if isinstance(rows, Sequence) else rows
+    checked = _checked(ordered)
+    with whole_file(path) as partial, pq.ParquetWriter(partial, _SCHEMA) as writer:
+        while group := list(islice(checked, _ROWS_AT_ONCE)):
+            columns = {name: [getattr(row, name) for row in group] for name in SNAPSHOT_COLUMNS}
+            writer.write_table(pa.table(columns, schema=_SCHEMA))
+            for row in group:
+                digest.add(row)
+    return digest.hex()
+
+
+def iterate(path: Path) -> Iterator[SnapshotRow]:
+    """All rows in the order of `pair_id`, read one row group at a time and checked as they were when written.
+
+    Raises `SnapshotInvalid` naming the file, or the row and what is wrong with it; that a prompt is in both splits
+    is known, and raised, only after the last row.
+    """
+    return _checked(_rows(path))
 
 
 def read_snapshot(path: Path) -> list[SnapshotRow]:
-    """All rows, by `pair_id`. Raises `SnapshotInvalid` naming the file, or the row and what is wrong with it."""
+    """All rows of `iterate`, in memory."""
+    return list(iterate(path))
+
+
+def _rows(path: Path) -> Iterator[SnapshotRow]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            _require_columns(path, file.schema_arrow)
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(SNAPSHOT_COLUMNS)):
+                columns = [_values(batch.column(name)) for name in SNAPSHOT_COLUMNS]
+                yield from (SnapshotRow(*values) for values in zip(*columns, strict=True))
     except (OSError, pa.ArrowInvalid) as error:
         raise SnapshotInvalid(f"{path}: not a readable Parquet file ({error})") from error
-    missing = [name for name in SNAPSHOT_COLUMNS if name not in table.column_names]
-    if missing:
-        raise SnapshotInvalid(f"{path}: column {missing[0]!r} is missing")
-    rows = sorted((_row(values) for values in table.to_pylist()), key=lambda row: row.pair_id)
-    _check(rows)
-    return rows
 
 
-def _row(values: dict[str, object]) -> SnapshotRow:
-    return SnapshotRow(**{name: values[name] for name in SNAPSHOT_COLUMNS})  # pyright: ignore[reportArgumentType]
+def _require_columns(path: Path, found: pa.Schema) -> None:
+    for field in _SCHEMA:
+        if field.name not in found.names:
+            raise SnapshotInvalid(f"{path}: column {field.name!r} is missing")
+        if found.field(field.name).type != field.type:
+            raise SnapshotInvalid(f"{path}: column {field.name!r} is {found.field(field.name).type}, not {field.type}")
 
 
-def _check(rows: Sequence[SnapshotRow]) -> None:
-    split_of_prompt: dict[object, str] = {}
-    seen: set[str] = set()
-    for row in rows:
+def _values(column: pa.Array) -> Iterable[object]:
+    """The column's Python values. Token ids become lists only when their row's turn comes, through numpy: quicker."""
+    if not isinstance(column, pa.ListArray) or column.values.null_count:  # a null token id is for `_fault` to name
+        return column.to_pylist()
+    token_ids, ends = column.values.to_numpy(), column.offsets.to_numpy()
+    present = column.is_valid().to_pylist()
+    return (token_ids[ends[i] : ends[i + 1]].tolist() if present[i] else None for i in range(len(column)))
+
+
+def _checked(rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
+    """The same rows. Raises `SnapshotInvalid` at the first that is at fault, alone or beside those before it."""
+    splits = _Splits()
+    previous = ""  # no pair_id is empty, and each is greater than the one before: so it is also unique
+    for number, row in enumerate(rows, start=1):
         reason = _fault(row)
-        if row.pair_id in seen:
-            reason = "the pair_id occurs twice"
-        prompt = row.messages if row.prompt_token_ids is None else tuple(row.prompt_token_ids)
-        if split_of_prompt.setdefault(prompt, row.split) != row.split:
-            reason = "its prompt is in both splits, so the held-out pairs would not be held out"
+        if reason is None and row.pair_id <= previous:
+            twice = "the pair_id occurs twice"
+            reason = twice if row.pair_id == previous else f"comes after {previous!r}; sort the rows by pair_id"
         if reason:
-            raise SnapshotInvalid(f"pair {row.pair_id!r}: {reason}")
-        seen.add(row.pair_id)
+            raise SnapshotInvalid(f"row {number}, {row.pair_id!r}: {reason}")
+        previous = row.pair_id
+        splits.add(row)
+        yield row
+    splits.check()
+
+
+class _Splits:
+    """Whether a prompt is in both splits; 9 bytes a row. Of a million prompts two share a hash once in 30 million."""
+
+    def __init__(self) -> None:
+        self._prompts = array("Q")  # 64-bit hashes
+        self._held_out = bytearray()  # 0 or 1
+
+    def add(self, row: SnapshotRow) -> None:
+        if row.prompt_token_ids is not None:
+            content = b"t" + np.asarray(row.prompt_token_ids, dtype=np.int32).tobytes()
+        else:
+            content = b"m" + str(row.messages).encode()
+        self._prompts.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()))
+        self._held_out.append(row.split == HELD_OUT)
+
+    def check(self) -> None:
+        prompts = np.frombuffer(self._prompts, dtype=np.uint64)  # [rows]
+        held_out = np.frombuffer(self._held_out, dtype=bool)  # [rows]
+        leaked = np.flatnonzero(held_out)[np.isin(prompts[held_out], prompts[~held_out])]
+        if len(leaked):
+            same = np.flatnonzero((prompts == prompts[leaked[0]]) & ~held_out)
+            raise SnapshotInvalid(
+                f"row {leaked[0] + 1}: its prompt is in both splits (in {TRAIN!r} by row {same[0] + 1}), "
+                "so the held-out pairs would not be held out"
+            )
 
 
 def _fault(row: SnapshotRow) -> str | None:
@@ -121,20 +200,29 @@ def _fault(row: SnapshotRow) -> str | None:
         return "pair_id is empty"
     if row.split not in (TRAIN, HELD_OUT):
         return f"split {row.split!r} is neither {TRAIN!r} nor {HELD_OUT!r}"
-    if all(ids is not None for ids in token_ids) and texts == (None, None, None):
+    if row.origin not in (NEW, REPLAY):
+        return f"origin {row.origin!r} is neither {NEW!r} nor {REPLAY!r}"
+    if row.voter == "":
+        return "voter is empty; null says that nobody knows"
+    if row.prompt_token_ids is not None and texts == (None, None, None):
         return _token_fault(token_ids)
-    if all(text is not None for text in texts) and token_ids == (None, None, None):
+    if row.messages is not None and token_ids == (None, None, None):
         return _text_fault(row)
-    return "give either prompt, chosen and rejected token ids, or messages, chosen_text and rejected_text"
+    return "give either prompt_token_ids and token ids of answers, or messages and texts of answers"
 
 
 def _token_fault(token_ids: Sequence[Sequence[int] | None]) -> str | None:
-    for name, ids in zip(("prompt", "chosen", "rejected"), token_ids, strict=True):
-        if not ids:
-            return f"{name}_token_ids is empty"
-        if not all(isinstance(i, int) and 0 <= i <= _LARGEST_TOKEN_ID for i in ids):
-            return f"{name}_token_ids holds something that is no token id"
     _, chosen, rejected = token_ids
+    if chosen is None and rejected is None:
+        return "it has neither a chosen nor a rejected answer"
+    for name, ids in zip(("prompt", "chosen", "rejected"), token_ids, strict=True):
+        if ids is None:
+            continue
+        if not len(ids):
+            return f"{name}_token_ids is empty"
+        numbers = np.asarray(ids)
+        if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > _LARGEST_TOKEN_ID:
+            return f"{name}_token_ids holds something that is no token id"
     return "chosen and rejected are the same tokens" if chosen == rejected else None
 
 
@@ -149,6 +237,8 @@ def _text_fault(row: SnapshotRow) -> str | None:
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return "a message lacks its role or its content"
-    if not row.chosen_text or not row.rejected_text:
+    if row.chosen_text is None and row.rejected_text is None:
+        return "it has neither a chosen nor a rejected answer"
+    if row.chosen_text == "" or row.rejected_text == "":
         return "an answer is empty"
     return "chosen and rejected are the same text" if row.chosen_text == row.rejected_text else None

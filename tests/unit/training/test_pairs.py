@@ -1,25 +1,26 @@
-"""Served pairs are trained on as recorded; imported ones under the chat template, ended as the engine would."""
+"""Served rows are trained on as recorded; imported ones under the chat template, ended as the engine would."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from tests.tiny_models import EOS, VOCABULARY
-from training.contracts import HELD_OUT, TRAIN
+from tests.tiny_models import EOS
+from training.contracts import REPLAY, TRAIN
 from training.errors import SnapshotInvalid
-from training.pairs import Pair, end_of_turn, render, sort_out
+from training.pairs import Pair, Thumb, end_of_turn, render, shorten
 from training.snapshot import SnapshotRow
 
 SERVED = SnapshotRow("s", TRAIN, (7, 8), (9, EOS), (10, 11))
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is the capital?"}]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokenizer(models: dict[str, Path]) -> Any:
     return AutoTokenizer.from_pretrained(models["llama"])
 
@@ -32,8 +33,24 @@ def test_recorded_token_ids_are_kept_as_they_are(tokenizer: Any) -> None:
     assert render(SERVED, tokenizer, EOS) == Pair("s", (7, 8), (9, EOS), (10, 11))
 
 
+def test_a_row_with_one_answer_is_a_thumb(tokenizer: Any) -> None:
+    up, down = replace(SERVED, rejected_token_ids=None), replace(SERVED, chosen_token_ids=None)
+    assert render(up, tokenizer, EOS) == Thumb("s", (7, 8), (9, EOS), up=True)
+    assert render(down, tokenizer, EOS) == Thumb("s", (7, 8), (10, 11), up=False)
+    thumb, pair = render(replace(imported(), chosen_text=None), tokenizer, EOS), render(imported(), tokenizer, EOS)
+    assert isinstance(pair, Pair)
+    assert thumb == Thumb("i", pair.prompt, pair.rejected, up=False)
+
+
+def test_what_an_earlier_round_has_learned_is_known_as_such(tokenizer: Any) -> None:
+    assert not render(SERVED, tokenizer, EOS).replay
+    assert render(replace(SERVED, origin=REPLAY), tokenizer, EOS).replay
+    assert render(replace(SERVED, origin=REPLAY, chosen_token_ids=None), tokenizer, EOS).replay
+
+
 def test_imported_text_is_rendered_as_the_server_would_and_its_answers_end(tokenizer: Any) -> None:
     pair = render(imported(), tokenizer, EOS)
+    assert isinstance(pair, Pair)
     served = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     assert list(pair.prompt) == served
     assert tokenizer.decode(pair.chosen) == "Paris.<|eos|>"
@@ -53,27 +70,37 @@ def test_a_turn_ends_with_the_stop_token_that_the_template_writes(tokenizer: Any
     assert end_of_turn(tokenizer, set()) == EOS
 
 
-def test_messages_that_the_template_refuses_are_named(models: dict[str, Path]) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(models["llama"])
+def test_messages_that_the_template_refuses_are_named(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(SnapshotInvalid, match="'i': the chat template refuses its messages: roles must alternate"):
         render(imported(), tokenizer, EOS)
 
 
-def test_splits_are_parted_and_pairs_beyond_the_context_counted(tokenizer: Any) -> None:
-    held_out = SnapshotRow("h", HELD_OUT, (7,), (9,), (10,))
-    too_long = SnapshotRow("l", TRAIN, (7,) * 10, (9,), (10, 11))
-    pairs = sort_out([SERVED, held_out, too_long], tokenizer, {EOS}, vocabulary=VOCABULARY, context=11)
-    assert [pair.pair_id for pair in pairs.train] == ["s"]
-    assert [pair.pair_id for pair in pairs.held_out] == ["h"]
-    assert pairs.skipped == {"too_long": 1}
+TURNS = [
+    ("system", "Be brief."),
+    ("assistant", "Welcome!"),
+    ("user", "One?"),
+    ("assistant", "Two."),
+    ("user", "Three?"),
+    ("assistant", "Four."),
+    ("user", "Five?"),
+]
+LONG = [{"role": role, "content": content} for role, content in TURNS]
 
 
-def test_a_token_the_model_does_not_have_is_named(tokenizer: Any) -> None:
-    with pytest.raises(SnapshotInvalid, match="'s': token id 11, but the model has 11 tokens"):
-        sort_out([SERVED], tokenizer, {EOS}, vocabulary=11, context=100)
+def contents(row: SnapshotRow | None) -> list[str]:
+    assert row is not None
+    return [message["content"] for message in json.loads(row.messages or "")]
 
 
-def test_nothing_left_to_train_on_is_said(tokenizer: Any) -> None:
-    with pytest.raises(SnapshotInvalid, match="no pair is left to train on: 1 in the snapshot, 1 of them too long"):
-        sort_out([SERVED], tokenizer, {EOS}, vocabulary=VOCABULARY, context=3)
+def test_a_long_conversation_loses_its_oldest_turns_and_no_more_than_needed(tokenizer: Any) -> None:
+    def tokens(messages: list[dict[str, str]]) -> int:
+        return render(imported(messages), tokenizer, EOS).longest
+
+    without_greeting, without_one, shortest = ([LONG[0], *LONG[start:]] for start in (2, 4, 6))
+    for context in range(tokens(shortest), tokens(LONG)):
+        shorter = shorten(imported(LONG), tokenizer, EOS, context)
+        fitting = next(m for m in (without_greeting, without_one, shortest) if tokens(m) <= context)
+        assert contents(shorter) == [message["content"] for message in fitting]
+        assert shorter == replace(imported(LONG), messages=json.dumps(fitting))
+    assert shorten(imported(LONG), tokenizer, EOS, tokens(shortest) - 1) is None
