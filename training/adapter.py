@@ -121,19 +121,30 @@ def read_parent(parent: ParentAdapter, lora: LoraSpec, fingerprints: Fingerprint
     Raises `AdapterInvalid` unless it is the named one, belongs to the round's base model and has its shape.
     """
     manifest, weights = read_adapter(Path(parent.directory))
-    config = json.loads((Path(parent.directory) / CONFIG).read_bytes())
     if manifest.name != parent.name:
         raise AdapterInvalid(f"{parent.directory} holds {manifest.name}, not the parent {parent.name}")
+    _require_fit(f"parent {parent.name}", Path(parent.directory), manifest, lora, fingerprints)
+    return weights
+
+
+def read_candidate(directory: Path, lora: LoraSpec, fingerprints: Fingerprints) -> dict[str, np.ndarray]:
+    """The weights of an adapter that was made elsewhere. Raises `AdapterInvalid` unless this base model can wear it."""
+    manifest, weights = read_adapter(directory)
+    _require_fit(f"{directory}: {manifest.name}", directory, manifest, lora, fingerprints)
+    return weights
+
+
+def _require_fit(what: str, directory: Path, manifest: Manifest, lora: LoraSpec, fingerprints: Fingerprints) -> None:
+    config = json.loads((directory / CONFIG).read_bytes())
     for part in ("base_model", "tokenizer"):
         theirs, ours = getattr(manifest, part), getattr(fingerprints, part)
         if theirs != ours:
-            raise AdapterInvalid(f"parent {parent.name} belongs to {part} {theirs[:12]}, the round to {ours[:12]}")
+            raise AdapterInvalid(f"{what} belongs to {part} {theirs[:12]}, the round to {ours[:12]}")
     if (config["r"], config["lora_alpha"]) != (lora.rank, lora.alpha):
         raise AdapterInvalid(
-            f"parent {parent.name} has rank {config['r']} and alpha {config['lora_alpha']}, the round asks for "
+            f"{what} has rank {config['r']} and alpha {config['lora_alpha']}, the round asks for "
             f"rank {lora.rank} and alpha {lora.alpha}: both stay constant over the rounds of one base model"
         )
-    return weights
 
 
 def require_sound(weights: Weights, rank: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from training.objective import parse
 
@@ -104,8 +104,19 @@ class RoundSpec(_Contract):
         parse(objective)  # raises ValueError naming what it does not know
         return objective
 
+    @model_validator(mode="after")
+    def _effective(self) -> RoundSpec:
+        """A setting that nothing would listen to is refused: TRL's `label_smoothing` has had no effect for months."""
+        objective = parse(self.objective)
+        paired = {term.loss for term in objective.paired}
+        if self.label_smoothing and not paired & {"cdpo", "robust"}:
+            raise ValueError(f"label_smoothing has no effect on {self.objective!r}: it is for cdpo and robust")
+        if self.ld_alpha < 1 and not paired - {"nll", "nll_tokens"}:
+            raise ValueError(f"ld_alpha has no effect on {self.objective!r}: it is for losses of pairs")
+        return self
 
-def _trl_name(field: str) -> str:
+
+def trl_name(field: str) -> str:
     """`rewards_chosen` -> `rewards/chosen`: what TRL and its dashboards call the metric."""
     group, _, rest = field.partition("_")
     return f"{group}/{rest}" if group in ("rewards", "logps", "logratio", "nll", "length") else field
@@ -118,7 +129,7 @@ class StepMetrics(_Contract):
     """
 
     model_config = ConfigDict(
-        alias_generator=_trl_name, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+        alias_generator=trl_name, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
     )
 
     step: int
@@ -194,6 +205,7 @@ class RoundReport(_Contract):
     layout: str = "shared"
     layout_reason: str | None = None  # why prompts are not shared
     dtype: str = "float32"
+    dtype_error: float | None = None  # of bfloat16 chosen for its speed: largest change of a log-prob, nats per token
     gradient_checkpointing: bool = False
     resumed_from: int | None = None  # the step whose checkpoint this attempt went on from
     step0_loss: float
@@ -217,7 +229,7 @@ class Progress(_Contract):
     """Something that happened in a running attempt: a line of the round's event stream."""
 
     kind: Literal["phase", "step"]
-    phase: str | None = None  # for kind "phase": load, reference, resume, train, evaluate, write
+    phase: str | None = None  # for kind "phase": load, reference, train, evaluate, write; restart: workers had died
     step: StepMetrics | None = None  # for kind "step"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.errors import TrainingError
 
-LOGITS_PER_CHUNK = 2**24  # float32 logits alive at once: 64 MiB
+LOGITS_PER_CHUNK = 2**23  # float32 logits alive at once: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,21 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[tokens, hidden size] -> float32 [tokens, vocabulary]."""
-        logits = (hidden @ self.weight.T).float() * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-    def logit_gradient(self, by_logit: Tensor, logits: Tensor) -> Tensor:
-        """Chain rule from d/dlogits [tokens, vocabulary] to d/dhidden [tokens, hidden size]."""
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """[tokens, hidden size] -> float32 [tokens, vocabulary], in `out` where one is given."""
+        if self.weight.dtype == torch.float32:
+            logits = torch.mm(hidden, self.weight.T, out=out)
+        else:
+            logits = (hidden @ self.weight.T).float() if out is None else out.copy_(hidden @ self.weight.T)
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
         if self.softcap is not None:
-            by_logit = by_logit * (1 - (logits / self.softcap) ** 2)
-        return (by_logit * self.scale).to(self.weight.dtype) @ self.weight
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """d logit / d (weight @ hidden): [tokens, vocabulary]; None where it is `scale` everywhere."""
+        return None if self.softcap is None else 1 - (logits / self.softcap) ** 2
 
 
 def head_of(causal_lm: torch.nn.Module) -> Head:
@@ -57,27 +62,24 @@ def token_logprobs(hidden: Tensor, head: Head, targets: Tensor, logits_per_chunk
     return _TokenLogprobs.apply(hidden, head, targets, chunk)  # pyright: ignore[reportReturnType]
 
 
-def answer_logprobs(hidden: Tensor, head: Head, targets: Tensor, owners: Tensor, pairs: int) -> Tensor:
-    """Sum over each answer's tokens: float64 [pairs, 2], chosen then rejected. `owners` as in `rows.py`."""
-    per_token = token_logprobs(hidden, head, targets).double()
-    return per_token.new_zeros(2 * pairs).index_add(0, owners, per_token).view(pairs, 2)
-
-
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, head: Head, targets: Tensor, chunk: int) -> Tensor:  # pyright: ignore
-        with_gradient = ctx.needs_input_grad[0]
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        gradient = torch.empty_like(hidden) if with_gradient else None  # d logprob / d hidden: [tokens, hidden size]
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # d logprob / d hidden
+        workspace = hidden.new_empty(min(chunk, len(targets)), head.weight.shape[0], dtype=torch.float32)
         for start in range(0, len(targets), chunk):
             span = slice(start, start + chunk)
-            logits = head.logits(hidden[span])
-            target = targets[span, None]
-            logprobs[span] = (logits.gather(-1, target) - logits.logsumexp(-1, keepdim=True))[:, 0]
+            target = targets[span]
+            logits = head.logits(hidden[span], workspace[: len(target)])  # [tokens, vocabulary]
+            of_target = logits.gather(-1, target[:, None])
+            slope = head.slope(logits) if gradient is not None else None
+            highest = logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()  # in place: torch's logsumexp reads and writes far more
+            total = exponentials.sum(-1, keepdim=True)
+            logprobs[span] = (of_target - highest - total.log())[:, 0]
             if gradient is not None:
-                by_logit = -logits.softmax(-1)  # d logprob / d logits is one_hot(target) - softmax(logits)
-                by_logit.scatter_add_(-1, target, torch.ones_like(target, dtype=torch.float32))
-                gradient[span] = head.logit_gradient(by_logit, logits)
+                gradient[span] = _gradient(head, target, exponentials, total, slope)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return logprobs
@@ -86,3 +88,14 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx, by_logprob: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         (gradient,) = ctx.saved_tensors
         return gradient * by_logprob[:, None].to(gradient.dtype), None, None, None
+
+
+def _gradient(head: Head, target: Tensor, exponentials: Tensor, total: Tensor, slope: Tensor | None) -> Tensor:
+    """`scale * (slope_y W_y - sum over v of p_v slope_v W_v)` with p = exponentials / total: [tokens, hidden size]."""
+    weight = head.weight
+    towards = weight[target].float()
+    if slope is not None:
+        towards *= slope.gather(-1, target[:, None])
+        exponentials.mul_(slope)
+    away = (exponentials.to(weight.dtype) @ weight).float()
+    return torch.addcdiv(towards, away, total, value=-1).mul_(head.scale)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,10 +19,8 @@ from torch import Tensor
 
 from training.errors import ReferenceViolated
 from training.files import write_file
-from training.losses import PairLosses
 from training.world import ALONE, World
 
-LN_2 = math.log(2)
 _EXACT = 0.0  # nats, on a CPU in float32
 _TOLERANCE = 0.05  # nats, where kernels may round differently with and without a gradient
 _LOSS_ROUNDING = 1e-12  # the mean of n equal float64 numbers is off by a few units in the last place
@@ -49,21 +46,21 @@ def kept(path: Path, identity: str, take: Callable[[], Tensor], world: World = A
     return logprobs
 
 
-def require_equal(policy: Tensor, reference: Tensor, first: PairLosses, exact: bool) -> tuple[float, float]:
-    """Invariant 1, on the pairs of the first step and before its update: loss = ln 2 and every log-ratio = 0.
+def require_equal(policy: Tensor, reference: Tensor, loss: float, expected: float, exact: bool) -> float:
+    """Invariant 1, on the examples of the first step and before its update: every log-ratio is 0, and the loss is the
+    objective's for a policy that is its reference (ln 2 for DPO).
 
-    `policy` and `reference` are [pairs, 2]. Returns the loss and the largest absolute log-ratio; raises
+    `policy` and `reference` are log-probs of one shape, nats. Returns the largest absolute log-ratio; raises
     `ReferenceViolated` naming both.
     """
-    loss = first.losses.mean().item()
     log_ratio = (policy - reference).abs().max().item()
     tolerance = _EXACT if exact else _TOLERANCE
-    if not (log_ratio <= tolerance and abs(loss - LN_2) <= tolerance + _LOSS_ROUNDING):
+    if not (log_ratio <= tolerance and abs(loss - expected) <= tolerance + _LOSS_ROUNDING):
         raise ReferenceViolated(
-            f"before the first update the policy is not its own reference: loss {loss:.9f} (ln 2 = {LN_2:.9f}), "
+            f"before the first update the policy is not its own reference: loss {loss:.9f} instead of {expected:.9f}, "
             f"largest |log-ratio| {log_ratio:.3e} nats, tolerance {tolerance:g}"
         )
-    return loss, log_ratio
+    return log_ratio
 
 
 def _load(path: Path, identity: str) -> Tensor | None:
@@ -74,6 +71,6 @@ def _load(path: Path, identity: str) -> Tensor | None:
         return file.get_tensor("logprobs") if same else None
 
 
-def is_exact(device: torch.device, dtype: str) -> bool:
+def is_exact(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether forward passes with and without gradient give the same bits."""
-    return device.type == "cpu" and dtype == "float32"
+    return device.type == "cpu" and dtype == torch.float32

@@ -7,6 +7,7 @@ Runs inside the attempt's actor (`attempt.py`); knows nothing of votes, verdicts
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,10 @@ from training.contracts import Progress, RoundReport, RoundSpec
 from training.errors import Interrupted, TrainingError
 from training.worker import PROGRESS, train_loop
 
+log = logging.getLogger(__name__)
+
+RESTART = "restart"  # the phase that is told when workers have died and are started again
+
 # Ray Train takes these from the environment only.
 _RAY_TRAIN_SETTINGS = {
     # The controller looks for reports, and for the end, this often; its own 2 s would be most of a small round.
@@ -34,32 +39,44 @@ _RAY_TRAIN_SETTINGS = {
 def run_round(spec: RoundSpec, report: Callable[[Progress], None]) -> RoundReport:
     """Run one attempt to its end. `report` is called in Ray Train's controller process, so it must be picklable.
 
-    Raises `TrainingError` with one line that names the cause, whichever process it arose in; `Interrupted` when the
-    cause is not the input.
+    Workers that die are started again, `spec.restarts` times, and go on from the round's last checkpoint. Raises
+    `TrainingError` with one line that names the cause, whichever process it arose in; `Interrupted` when the cause
+    is not the input.
     """
     for name, value in _RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, value)
+    for start in range(spec.restarts + 1):
+        try:
+            result = _trainer(spec, report, start).fit()
+        except TrainingFailedError as error:
+            cause = root(error)
+            if isinstance(cause, TrainingError):
+                raise TrainingError(reason(error)) from error
+            if start == spec.restarts:
+                raise Interrupted(reason(error)) from error
+            log.warning("round %d, attempt %d: starting again: %s", spec.round, spec.attempt, reason(error))
+            report(Progress(kind="phase", phase=RESTART))
+        else:
+            return RoundReport.model_validate(result.return_value)
+    raise AssertionError("the last start either answers or raises")
+
+
+def _trainer(spec: RoundSpec, report: Callable[[Progress], None], start: int) -> DataParallelTrainer:
     resources = {"CPU": 1.0, "GPU": 1.0} if spec.use_gpu else {"CPU": 1.0}
-    trainer = _Trainer(
+    return _Trainer(
         train_loop,
         train_loop_config=spec.model_dump(mode="json"),
         backend_config=_backend(spec.workers),
         scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=spec.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=f"round-{spec.round}-attempt-{spec.attempt}",
+            name=f"round-{spec.round}-attempt-{spec.attempt}-start-{start}",
             storage_path=spec.storage,
-            # The Conductor starts the next attempt; one that fails says so at once.
+            # Ray Train would also start again what can only fail again.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             callbacks=[_Forward(report)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        cause = root(error)
-        raise (TrainingError if isinstance(cause, TrainingError) else Interrupted)(reason(error)) from error
-    return RoundReport.model_validate(result.return_value)
 
 
 def _backend(workers: int) -> BackendConfig | None:

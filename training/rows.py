@@ -1,109 +1,179 @@
-"""Rows: pairs laid out as the tensors that go through the model together.
+"""Rows: the examples of a micro-batch as the tensors that go through the model together.
 
-The shared layout has one row a pair, `[prompt | chosen | rejected]`: the prompt is computed once, positions of the
-rejected answer restart after the prompt, and the mask hides the chosen answer from it. The dense layout has two rows
-a pair, `[prompt | chosen]` and `[prompt | rejected]`, for models whose attention the mask cannot describe.
-Knows token ids and positions; knows no model.
+The shared layout packs everything into one row without padding: examples with the same prompt form one document,
+`[prompt | answer | answer ...]`, and an answer that occurs in several of them is computed once. `attention.py` keeps
+the answers apart. The dense layout has a row for each answer, `[prompt | answer]`, padded, for models whose attention
+cannot be told of documents. Knows token ids and positions; knows no model.
+
+Every example asks for two log-probs: a pair for its chosen and its rejected answer; a thumb for its answer and for a
+mismatched one, that of another thumb, which KTO's baseline needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from training.pairs import Pair
+from training.attention import Document, Packing
+from training.pairs import Example, Pair, Thumb
 
 Layout = Literal["shared", "dense"]
+Tokens = tuple[int, ...]
+
+FULL, DISCOUNTED = 0, 1  # of a log-prob: all its tokens alike, or with LD-DPO's weight on the longer answer's tail
 
 _PADDING = 0  # any token id will do: no real token can see a padded one
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The tensors of one micro-batch, and where in them the answers' tokens are predicted.
+class Item:
+    """An example on its way into a row."""
 
-    `owners` numbers the answers of a micro-batch: 2 * pair for the chosen one, 2 * pair + 1 for the rejected one.
-    """
+    example: Example
+    mismatched: Tokens | None = None  # for a thumb: the answer of another one
+
+    @property
+    def answers(self) -> tuple[Tokens, Tokens | None]:
+        if isinstance(self.example, Pair):
+            return self.example.chosen, self.example.rejected
+        return self.example.answer, self.mismatched
+
+
+def items(examples: Sequence[Example], members: Sequence[int], mismatched: Mapping[int, int]) -> list[Item]:
+    """The members of a micro-batch; `mismatched` names for a thumb the one whose answer it is to be compared with."""
+    found = []
+    for member in members:
+        example, other = examples[member], mismatched.get(member)
+        answer = None
+        if other is not None:
+            lender = examples[other]
+            assert isinstance(lender, Thumb), "a mismatched answer is that of a thumb"
+            answer = lender.answer
+        found.append(Item(example, answer))
+    return found
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tensors of one micro-batch, and where in them the answers' tokens are predicted."""
 
     input_ids: Tensor  # [rows, tokens]
     position_ids: Tensor  # [rows, tokens]
-    attention_mask: Tensor  # bool: [rows, 1, tokens (query), tokens (key)] when shared, [rows, tokens] when dense
+    mask: Tensor | None  # bool [rows, tokens], dense layout only: False is padding
+    packing: Packing | None  # shared layout only
     sources: Tensor  # [answer tokens], indices into the flattened [rows * tokens] hidden states
     targets: Tensor  # [answer tokens], the token id that the source position predicts
-    owners: Tensor  # [answer tokens]
-    pairs: int
+    uses: Tensor  # [uses], indices of answer tokens: an answer of several examples is used by each
+    slots: Tensor  # [uses], 2 * example for its first answer, 2 * example + 1 for its second
+    weights: Tensor  # float64 [uses, 2]: FULL and DISCOUNTED
+    examples: int
+    tokens: int  # that are no padding
+    unshared_tokens: int  # that a trainer which repeats each prompt for each answer would have had
 
     def to(self, device: torch.device) -> Rows:
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
+        packing = self.packing and Packing(self.packing.documents, device)
+        return replace(self, packing=packing, **moved)
 
 
-def row_tokens(pair: Pair, layout: Layout) -> int:
-    """Tokens that the pair takes in its rows, padding aside."""
-    prompt, chosen, rejected = len(pair.prompt), len(pair.chosen), len(pair.rejected)
-    return prompt + chosen + rejected if layout == "shared" else 2 * (prompt + max(chosen, rejected))
+def lay_out(items: Sequence[Item], layout: Layout, ld_alpha: float = 1.0) -> Rows:
+    """The tensors of one micro-batch."""
+    trees: dict[Tokens, dict[Tokens, None]] = {}  # prompt -> its different answers, both in order
+    for item in items:
+        answers = trees.setdefault(item.example.prompt, {})
+        answers.update((answer, None) for answer in item.answers if answer is not None)
+    rows = _packed(trees) if layout == "shared" else _padded(trees)
+    uses, slots, weights = _uses(items, rows.starts, ld_alpha)
+    return Rows(
+        input_ids=torch.tensor(rows.input_ids),
+        position_ids=torch.tensor(rows.position_ids),
+        mask=None if layout == "shared" else torch.tensor(rows.mask),
+        packing=Packing(tuple(rows.documents)) if layout == "shared" else None,
+        sources=torch.tensor(rows.sources),
+        targets=torch.tensor(rows.targets),
+        uses=uses,
+        slots=slots,
+        weights=weights,
+        examples=len(items),
+        tokens=rows.tokens,
+        unshared_tokens=sum(
+            len(item.example.prompt) + len(answer) for item in items for answer in item.answers if answer is not None
+        ),
+    )
 
 
-def lay_out(pairs: Sequence[Pair], layout: Layout) -> Rows:
-    """The tensors of one micro-batch of pairs."""
-    return _shared(pairs) if layout == "shared" else _dense(pairs)
+class _Building:
+    """Rows in the making, as lists."""
+
+    def __init__(self) -> None:
+        self.input_ids: list[list[int]] = []
+        self.position_ids: list[list[int]] = []
+        self.mask: list[list[bool]] = []
+        self.documents: list[Document] = []
+        self.sources: list[int] = []
+        self.targets: list[int] = []
+        self.starts: dict[tuple[Tokens, Tokens], int] = {}  # (prompt, answer) -> its first answer token
+        self.tokens = 0
+
+    def predict(self, prompt: Tokens, answer: Tokens, *, last_of_prompt: int, start: int) -> None:
+        """An answer at flat index `start`..; the prompt's last token predicts its first."""
+        self.starts[prompt, answer] = len(self.targets)
+        self.sources += [last_of_prompt, *range(start, start + len(answer) - 1)]
+        self.targets += answer
 
 
-def _shared(pairs: Sequence[Pair]) -> Rows:
-    width = max(row_tokens(pair, "shared") for pair in pairs)
-    input_ids = torch.full((len(pairs), width), _PADDING)
-    prompt = torch.tensor([len(pair.prompt) for pair in pairs])[:, None]  # [rows, 1]
-    branch = torch.tensor([len(pair.prompt) + len(pair.chosen) for pair in pairs])[:, None]  # rejected starts here
-    end = torch.tensor([row_tokens(pair, "shared") for pair in pairs])[:, None]
-    answers = _Answers(width)
-    for row, pair in enumerate(pairs):
-        input_ids[row, : end[row]] = torch.tensor(pair.prompt + pair.chosen + pair.rejected)
-        first = len(pair.prompt)
-        answers.add(2 * row, row, pair.chosen, last_of_prompt=first - 1, start=first)
-        answers.add(2 * row + 1, row, pair.rejected, last_of_prompt=first - 1, start=first + len(pair.chosen))
-    at = torch.arange(width)[None]  # [1, tokens]
-    in_chosen, after_chosen = (at >= prompt) & (at < branch), at >= branch  # [rows, tokens]
-    position_ids = torch.where(after_chosen, at - branch + prompt, at).masked_fill(at >= end, 0)
-    hidden = after_chosen[:, :, None] & in_chosen[:, None, :]  # the rejected answer does not see the chosen one
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    mask = (causal[None] & ~hidden)[:, None]
-    return Rows(input_ids, position_ids, mask, *answers.tensors(), pairs=len(pairs))
+def _packed(trees: dict[Tokens, dict[Tokens, None]]) -> _Building:
+    built, ids, positions = _Building(), [], []
+    for prompt, answers in trees.items():
+        last_of_prompt = len(ids) + len(prompt) - 1
+        ids += prompt
+        positions += range(len(prompt))
+        for answer in answers:
+            built.predict(prompt, answer, last_of_prompt=last_of_prompt, start=len(ids))
+            ids += answer
+            positions += range(len(prompt), len(prompt) + len(answer))
+        built.documents.append(Document(len(prompt), tuple(map(len, answers))))
+    built.input_ids, built.position_ids, built.tokens = [ids], [positions], len(ids)
+    return built
 
 
-def _dense(pairs: Sequence[Pair]) -> Rows:
-    conversations = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
+def _padded(trees: dict[Tokens, dict[Tokens, None]]) -> _Building:
+    built = _Building()
+    conversations = [(prompt, answer) for prompt, answers in trees.items() for answer in answers]
     width = max(len(prompt) + len(answer) for prompt, answer in conversations)
-    input_ids = torch.full((len(conversations), width), _PADDING)
-    mask = torch.zeros(len(conversations), width, dtype=torch.bool)
-    answers = _Answers(width)
     for row, (prompt, answer) in enumerate(conversations):
-        end = len(prompt) + len(answer)
-        input_ids[row, :end] = torch.tensor(prompt + answer)
-        mask[row, :end] = True
-        answers.add(row, row, answer, last_of_prompt=len(prompt) - 1, start=len(prompt))
-    position_ids = torch.arange(width)[None] * mask
-    return Rows(input_ids, position_ids, mask, *answers.tensors(), pairs=len(pairs))
+        length, first = len(prompt) + len(answer), row * width
+        padding = width - length
+        built.input_ids.append([*prompt, *answer, *[_PADDING] * padding])
+        built.position_ids.append([*range(length), *[0] * padding])
+        built.mask.append([True] * length + [False] * padding)
+        built.predict(prompt, answer, last_of_prompt=first + len(prompt) - 1, start=first + len(prompt))
+        built.tokens += length
+    return built
 
 
-class _Answers:
-    """Collects which position predicts which token of which answer."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-        self._sources: list[int] = []
-        self._targets: list[int] = []
-        self._owners: list[int] = []
-
-    def add(self, owner: int, row: int, answer: tuple[int, ...], *, last_of_prompt: int, start: int) -> None:
-        """An answer at columns `start`.. of its row; the prompt's last token predicts its first."""
-        predicting = [last_of_prompt, *range(start, start + len(answer) - 1)]
-        self._sources += [row * self._width + column for column in predicting]
-        self._targets += answer
-        self._owners += [owner] * len(answer)
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.tensor(self._sources), torch.tensor(self._targets), torch.tensor(self._owners)
+def _uses(
+    items: Sequence[Item], starts: dict[tuple[Tokens, Tokens], int], ld_alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which answer tokens each of the 2 * examples log-probs sums up, and with which weights."""
+    uses: list[int] = []
+    slots: list[int] = []
+    discounted: list[float] = []
+    for number, item in enumerate(items):
+        shorter = min(len(answer) for answer in item.answers if answer is not None)
+        # LD-DPO (arXiv:2409.06411): what the longer answer of a pair says beyond the shorter one's length counts less.
+        tail_weight = ld_alpha if isinstance(item.example, Pair) else 1.0
+        for side, answer in enumerate(item.answers):
+            if answer is None:
+                continue
+            start = starts[item.example.prompt, answer]
+            uses += range(start, start + len(answer))
+            slots += [2 * number + side] * len(answer)
+            discounted += [1.0] * min(shorter, len(answer)) + [tail_weight] * (len(answer) - shorter)
+    weights = torch.ones(len(uses), 2, dtype=torch.float64)
+    weights[:, DISCOUNTED] = torch.tensor(discounted, dtype=torch.float64)
+    return torch.tensor(uses), torch.tensor(slots), weights

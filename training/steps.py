@@ -1,7 +1,7 @@
-"""The optimiser steps of a round: gradients of the mean loss over each step's pairs, and what to report of them.
+"""The optimiser steps of a round: gradients of each step's mean loss, updates, and what to report of them.
 
-A step divides by its number of pairs over all micro-batches and all workers, so neither how pairs are packed nor
-how many workers share them changes a gradient. Knows tensors and pairs; knows no file and no Ray.
+A step divides by its number of pairs and of thumbs over all micro-batches and all workers, so neither how examples
+are packed nor how many workers share them changes a gradient. Knows tensors and examples; knows no file and no Ray.
 """
 
 from __future__ import annotations
@@ -9,19 +9,48 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from training.contracts import RoundSpec, StepMetrics
 from training.errors import NotFinite
-from training.losses import PairLosses, dpo_sigmoid
-from training.pairs import Pair
-from training.plan import Step
+from training.metrics import Facts, History, Loss, Scale, facts, preference_metrics
+from training.pairs import Example
+from training.plan import Plan, Step
 from training.policy import Policy
 from training.reference import is_exact, require_equal
-from training.rows import Layout, lay_out
+from training.rows import Rows, items, lay_out
+from training.speed import training_operations
 from training.world import World
+
+
+@dataclass
+class Position:
+    """How far the round has come: what a checkpoint keeps beside the weights and the optimiser's moments."""
+
+    done: int = 0  # steps
+    seconds: float = 0.0
+    num_tokens: int = 0
+    step0_loss: float = math.nan
+    step0_expected_loss: float = math.nan
+    step0_max_abs_logratio: float = math.nan
+    history: History = field(default_factory=History)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A step's forward and backward pass, the same on each worker."""
+
+    policy: Tensor  # float64 [members, 2, 2], as in `Policy.logprobs`
+    reference: Tensor  # the same of the reference
+    facts: Facts
+    scale: Scale
+    tokens: int  # that are no padding
+    padded_tokens: int
+    unshared_tokens: int
+    answer_tokens: int
 
 
 class Descent:
@@ -31,83 +60,143 @@ class Descent:
         self,
         spec: RoundSpec,
         policy: Policy,
-        pairs: Sequence[Pair],
-        reference: Tensor,  # [pairs, 2]
-        layout: Layout,
+        examples: Sequence[Example],
+        reference: Tensor,  # float64 [examples, 2, 2]
+        plan: Plan,
         world: World,
+        *,
+        peak_rate: float,  # floating point operations a second
     ) -> None:
-        self._spec, self._policy, self._pairs, self._world = spec, policy, pairs, world
-        self._layout: Layout = layout
+        self._spec, self._policy, self._examples, self._plan, self._world = spec, policy, examples, plan, world
         self._reference = reference.to(policy.device)
-        self._optimizer = torch.optim.AdamW(policy.trainable, lr=spec.learning_rate, weight_decay=0.0)
-        self.step0_loss = math.nan
-        self.step0_max_abs_logratio = math.nan
+        self._loss = Loss(spec)
+        self._peak_rate = peak_rate
+        self.optimizer = torch.optim.AdamW(policy.trainable, lr=spec.learning_rate, weight_decay=0.0)
+        self.position = Position()
 
-    def run(self, schedule: Sequence[Step], report: Callable[[StepMetrics], None]) -> list[StepMetrics]:
-        """All steps in order. The first checks invariant 1 before it updates anything.
+    @property
+    def steps(self) -> int:
+        return len(self._plan) * self._spec.epochs
 
-        Raises `ReferenceViolated`, or `NotFinite` naming the step.
+    def run(self, report: Callable[[StepMetrics], None], after_step: Callable[[], None] = lambda: None) -> None:
+        """All steps that are still to be made. The very first checks invariant 1 before it updates anything.
+
+        `after_step` is called when `position`, weights and optimiser agree. Raises `ReferenceViolated`, or `NotFinite`
+        naming the step.
         """
-        began, history = time.monotonic(), []
-        for number, step in enumerate(schedule, start=1):
-            members = [i for batch in step for i in batch]
-            logprobs = self.gradients(step, members)
-            outcome = dpo_sigmoid(logprobs, self._reference[members], self._spec.beta)
+        position = self.position
+        began = time.monotonic() - position.seconds
+        for number, index in enumerate(self._plan.schedule(self._spec.epochs), start=1):
+            if number <= position.done:
+                continue
+            outcome = self.gradients(self._plan[index])
+            loss = self._loss(outcome.policy, outcome.reference, outcome.facts, outcome.scale).item()
             if number == 1:
-                exact = is_exact(self._policy.device, self._spec.dtype)
-                self.step0_loss, self.step0_max_abs_logratio = require_equal(
-                    logprobs, self._reference[members], outcome, exact
-                )
-            rate = learning_rate(number, len(schedule), self._spec.learning_rate, self._spec.warmup_ratio)
-            norm = self._update(rate, outcome, number)
-            seconds = self._first_workers(time.monotonic() - began)
-            metrics = _metrics(number, len(schedule), logprobs, outcome, norm, rate, seconds)
+                self._check_reference(outcome, loss)
+            rate = learning_rate(number, self.steps, self._spec.learning_rate, self._spec.warmup_ratio)
+            norm = self._update(rate, loss, number)
+            seconds = self._world.from_first(time.monotonic() - began)
+            metrics = self._metrics(number, outcome, loss, norm, rate, seconds)
+            position.done, position.seconds, position.num_tokens = number, seconds, metrics.num_tokens
+            position.history.add(metrics)
             report(metrics)
-            history.append(metrics)
-        return history
+            after_step()
 
-    def gradients(self, step: Step, members: Sequence[int]) -> Tensor:
-        """Leaves the gradient of the step's mean loss in the parameters, summed over all workers.
-
-        Returns the policy's log-probs of the members, [pairs of the step, 2], the same on each worker.
-        """
-        position = {pair: row for row, pair in enumerate(members)}
-        logprobs = torch.zeros(len(members), 2, dtype=torch.float64, device=self._policy.device)
-        self._optimizer.zero_grad()
-        for batch in self._world.share(step):
-            rows = lay_out([self._pairs[i] for i in batch], self._layout)
+    def gradients(self, step: Step) -> Outcome:
+        """Leaves the gradient of the step's mean loss in the parameters, summed over all workers."""
+        members = step.members
+        place = {example: row for row, example in enumerate(members)}
+        known = facts(
+            [self._examples[i] for i in members], [i in step.mismatched for i in members], self._policy.device
+        )
+        reference = self._reference[members]
+        scale = Scale.of(known, self._baseline_logprobs(step, place) if step.mismatched else reference, reference)
+        logprobs = torch.zeros_like(reference)
+        counts = torch.zeros(4, dtype=torch.float64, device=self._policy.device)
+        self.optimizer.zero_grad()
+        for batch, real in self._world.share(step.micro_batches):
+            rows = self._rows(batch, step)
+            rows_of_batch = [place[i] for i in batch]
             ours = self._policy.logprobs(rows)
-            losses = dpo_sigmoid(ours, self._reference[list(batch)], self._spec.beta).losses
-            (losses.sum() / len(members)).backward()
-            logprobs[[position[i] for i in batch]] = ours.detach()
+            share = self._loss(ours, reference[rows_of_batch], known.at(rows_of_batch), scale)
+            (share * float(real)).backward()
+            if real:
+                logprobs[rows_of_batch] = ours.detach()
+                counts += torch.tensor(
+                    [rows.tokens, rows.input_ids.numel(), rows.unshared_tokens, len(rows.targets)],
+                    dtype=torch.float64, device=counts.device,
+                )  # fmt: skip
         self._sum_gradients()
+        totals = (int(count) for count in self._world.sum(counts).tolist())
+        return Outcome(self._world.sum(logprobs), reference, known, scale, *totals)
+
+    def _rows(self, batch: Sequence[int], step: Step) -> Rows:
+        return lay_out(items(self._examples, batch, step.mismatched), self._plan.layout, self._spec.ld_alpha)
+
+    @torch.no_grad()
+    def _baseline_logprobs(self, step: Step, place: dict[int, int]) -> Tensor:
+        """Log-probs of the mismatched answers: KTO's baseline is a mean over the whole step, so it comes first.
+
+        A third branch of the same rows, and the same kernels: before the first update it equals the reference.
+        """
+        logprobs = torch.zeros(len(place), 2, 2, dtype=torch.float64, device=self._policy.device)
+        for batch, real in self._world.share(step.micro_batches):
+            found = self._policy.logprobs(self._rows(batch, step))
+            if real:
+                logprobs[[place[i] for i in batch]] = found
         return self._world.sum(logprobs)
 
     def _sum_gradients(self) -> None:
+        if self._world.size == 1:
+            return
         for parameter in self._policy.trainable:
-            if parameter.grad is None:  # this worker has had no micro-batch yet
+            if parameter.grad is None:  # this worker has computed nothing that counts
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._policy.trainable if parameter.grad is not None]
         total = self._world.sum(torch.nn.utils.parameters_to_vector(gradients))
         torch.nn.utils.vector_to_parameters(total, gradients)
 
-    def _update(self, rate: float, outcome: PairLosses, number: int) -> float:
+    def _check_reference(self, outcome: Outcome, loss: float) -> None:
+        """Invariant 1, with the first step's log-probs in hand."""
+        same = Scale.of(outcome.facts, outcome.reference, outcome.reference)
+        expected = self._loss(outcome.reference, outcome.reference, outcome.facts, same).item()
+        exact = is_exact(self._policy.device, self._policy.dtype)
+        position = self.position
+        position.step0_loss, position.step0_expected_loss = loss, expected
+        position.step0_max_abs_logratio = require_equal(outcome.policy, outcome.reference, loss, expected, exact)
+
+    def _update(self, rate: float, loss: float, number: int) -> float:
         """One AdamW update with a clipped gradient; returns the norm before clipping."""
         limit = self._spec.max_gradient_norm
         norm = torch.nn.utils.clip_grad_norm_(self._policy.trainable, limit).item()
-        if not (math.isfinite(norm) and bool(outcome.losses.isfinite().all())):
-            raise NotFinite(
-                f"step {number}: loss {outcome.losses.mean().item()}, gradient norm {norm}; lower the learning rate"
-            )
-        for group in self._optimizer.param_groups:
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise NotFinite(f"step {number}: loss {loss}, gradient norm {norm}; lower the learning rate")
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.step()
+        self.optimizer.step()
         return norm
 
-    def _first_workers(self, seconds: float) -> float:
-        """The first worker's clock, so that all workers report the very same metrics."""
-        own = seconds if self._world.is_first else 0.0
-        return self._world.sum(torch.tensor(own, dtype=torch.float64, device=self._world.device)).item()
+    def _metrics(
+        self, number: int, outcome: Outcome, loss: float, norm: float, rate: float, seconds: float
+    ) -> StepMetrics:
+        took = max(seconds - self.position.seconds, 1e-9)
+        needed = training_operations(self._policy, outcome.tokens, outcome.answer_tokens)
+        return StepMetrics(
+            step=number,
+            steps=self.steps,
+            epoch=number / len(self._plan),
+            loss=loss,
+            **preference_metrics(outcome.policy, outcome.reference, outcome.facts, self._spec.beta),  # pyright: ignore
+            kl=outcome.scale.baseline.item() if self._loss.objective.unpaired else None,
+            grad_norm=norm,
+            learning_rate=rate,
+            num_tokens=self.position.num_tokens + outcome.tokens,
+            tokens_per_second=outcome.tokens / took,
+            mfu=needed / took / self._peak_rate / self._world.size,
+            padding_fraction=1 - outcome.tokens / outcome.padded_tokens,
+            shared_prefix_saving=1 - outcome.tokens / outcome.unshared_tokens,
+            seconds=seconds,
+        )
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
@@ -116,23 +205,3 @@ def learning_rate(step: int, steps: int, peak: float, warmup_ratio: float) -> fl
     if step <= warmup:
         return peak * step / warmup
     return peak * (1 + math.cos(math.pi * (step - warmup - 1) / (steps - warmup))) / 2
-
-
-def _metrics(
-    number: int, steps: int, logprobs: Tensor, outcome: PairLosses, norm: float, rate: float, seconds: float
-) -> StepMetrics:
-    rewards, logps = outcome.rewards.mean(0).tolist(), logprobs.mean(0).tolist()
-    return StepMetrics(
-        step=number,
-        steps=steps,
-        loss=outcome.losses.mean().item(),
-        rewards_chosen=rewards[0],
-        rewards_rejected=rewards[1],
-        rewards_margins=outcome.margins.mean().item(),
-        rewards_accuracies=outcome.correct.double().mean().item(),
-        logps_chosen=logps[0],
-        logps_rejected=logps[1],
-        grad_norm=norm,
-        learning_rate=rate,
-        seconds=seconds,
-    )

@@ -27,12 +27,14 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
 
     from ray.train.torch import get_device
 
+    from training.assess import assess
     from training.learn import learn
     from training.world import World
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
-    return learn(spec, Reports(ray.train.report), world).model_dump(mode="json")
+    act = learn if spec.candidate is None else assess
+    return act(spec, Reports(ray.train.report), world).model_dump(mode="json")
 
 
 def settle(spec: RoundSpec) -> None:
@@ -46,6 +48,9 @@ def settle(spec: RoundSpec) -> None:
     import torch
     import transformers
 
+    from training.memory import keep_heap
+
+    keep_heap()
     torch.set_num_threads(threads(os.cpu_count() or 1))
     torch.use_deterministic_algorithms(True, warn_only=spec.use_gpu)
     transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,157 @@
+"""Attention over packed documents: a prompt and the answers that branch from it, many such trees in one sequence.
+
+All documents of a micro-batch lie one after the other in a single row, `[prompt | answer | answer ...]`, and every
+other layer of the model sees plain tokens without padding. Only here do they know of each other: an answer attends
+to its prompt and to itself, never to its siblings and never to another document. Positions restart after the prompt
+with each answer. Registered with transformers under `PACKED`; knows no model and no loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+PACKED = "heliotrope_packed"  # the name under which a model is told to use this attention
+
+
+class Unshareable(Exception):
+    """Why a model's attention cannot be computed here; its prompts are then computed once for each answer."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Lengths in tokens."""
+
+    prompt: int
+    answers: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt + sum(self.answers)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The documents of one row, in order."""
+
+    documents: tuple[Document, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @cached_property
+    def owner(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each token its document, its answer (0: the prompt) and its position: [tokens] each."""
+        document, answer, position = [], [], []
+        for number, (prompt, answers) in enumerate((d.prompt, d.answers) for d in self.documents):
+            document += [number] * (prompt + sum(answers))
+            answer += [0] * prompt
+            position += range(prompt)
+            for branch, length in enumerate(answers, start=1):
+                answer += [branch] * length
+                position += range(prompt, prompt + length)
+        return tuple(torch.tensor(of, device=self.device) for of in (document, answer, position))  # pyright: ignore
+
+    def may_attend(self, window: int | None) -> Any:
+        """FlexAttention's `mask_mod`: whether a query may see a key, by their places in the row."""
+        document, answer, position = self.owner
+
+        def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            same = (document[query] == document[key]) & ((answer[key] == 0) | (answer[key] == answer[query]))
+            distance = position[query] - position[key]
+            near = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+            return same & near
+
+        return mask_mod
+
+    @lru_cache(maxsize=4)  # noqa: B019, lives as long as the micro-batch: one mask for each kind of layer
+    def block_mask(self, window: int | None) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        tokens = sum(document.tokens for document in self.documents)
+        return create_block_mask(self.may_attend(window), None, None, tokens, tokens, device=str(self.device))
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,  # [1, heads, tokens, head size]
+    key: Tensor,  # [1, key heads, tokens, head size]
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **ignored: Any,
+) -> tuple[Tensor, None]:
+    """The output of one attention layer: [1, tokens, heads, head size]. The interface is transformers' own."""
+    if packing is None:
+        raise Unshareable("the model does not hand its attention what it was called with")
+    if softcap is not None or ignored.get("s_aux") is not None or ignored.get("position_bias") is not None:
+        raise Unshareable("its attention does more to the scores than scale and mask them")
+    if query.is_cuda:
+        return _flex(query, key, value, packing, scaling, sliding_window).transpose(1, 2), None
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    lengths = [document.tokens for document in packing.documents]
+    attended = [
+        attended
+        for document, q, k, v in zip(
+            packing.documents, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+        )
+        for attended in _document(document, q, k, v, scaling, sliding_window)
+    ]
+    return torch.cat(attended, dim=2).transpose(1, 2), None
+
+
+def _document(
+    document: Document, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
+) -> list[Tensor]:
+    """The prompt with its first answer, then each other answer: no key is looked at for nothing."""
+    prompt, trunk = document.prompt, document.prompt + document.answers[0]
+    segments = [trunk, *document.answers[1:]]
+    queries = query.split(segments, 2)
+    trunk_mask = None if window is None or window >= trunk else _mask(trunk, 0, window, query.device)
+    attended = [
+        scaled_dot_product_attention(
+            queries[0], key[:, :, :trunk], value[:, :, :trunk], trunk_mask, is_causal=trunk_mask is None, scale=scaling
+        )
+    ]
+    start = trunk
+    for answer, q in zip(document.answers[1:], queries[1:], strict=True):
+        k, v = (torch.cat([of[:, :, :prompt], of[:, :, start : start + answer]], dim=2) for of in (key, value))
+        mask = _mask(answer, prompt, window, query.device)
+        attended.append(scaled_dot_product_attention(q, k, v, mask, scale=scaling))
+        start += answer
+    return attended
+
+
+def _mask(queries: int, before: int, window: int | None, device: torch.device) -> Tensor:
+    """Bool [queries, before + queries]: a query sees what is not after it, and less than a window away."""
+    mask = torch.ones(queries, before + queries, dtype=torch.bool, device=device).tril(before)
+    return mask if window is None else mask.triu(before - window + 1)
+
+
+def _flex(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Tensor:
+    """The same in one kernel, whose block mask skips what nobody may see."""
+    mask = packing.block_mask(window)
+    grouped = query.shape[1] != key.shape[1]
+    return _compiled_flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=grouped)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+AttentionInterface.register(PACKED, attend)

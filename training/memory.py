@@ -1,0 +1,67 @@
+"""Memory: what a step is going to need, and what this process does with what it has had."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from training.pairs import Example
+from training.plan import Plan
+from training.policy import Policy
+from training.rows import Item, Layout, lay_out
+
+_USABLE_SHARE = 0.7  # of the free memory; the rest is for what comes and goes within a layer
+_STEPS_LOOKED_AT = 64  # for the largest micro-batch of a plan
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 2**30
+
+
+def keep_heap() -> None:
+    """Let the C library keep what a step frees, for the next step to use again.
+
+    It returns large blocks to the system by default and gets them back page by page, which costs a step some percent.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            if hasattr(libc, "mallopt"):  # musl has none
+                libc.mallopt(option, ctypes.c_int(_KEPT_BYTES))
+
+
+def activation_bytes_per_token(policy: Policy, examples: Sequence[Example], layout: Layout) -> float:
+    """What the backward pass keeps of each token of the forward pass, measured on a few examples."""
+    rows = lay_out([Item(example) for example in examples], layout)
+    kept: dict[int, int] = {}  # address -> bytes: layers share some of what they keep
+    frozen = {tensor.untyped_storage().data_ptr() for tensor in (*policy.base.parameters(), *policy.base.buffers())}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logprobs = policy.logprobs(rows)
+    del logprobs
+    return sum(kept.values()) / rows.input_ids.numel()
+
+
+def free_bytes(device: torch.device) -> int:
+    """What could be allocated on the device now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device) -> bool:
+    """Whether the activations of the largest micro-batch would not fit, so that they must be computed twice."""
+    looked_at = range(0, len(plan), max(1, len(plan) // _STEPS_LOOKED_AT))
+    tokens = max(
+        int(plan.sizes.lengths[list(batch)].sum()) for number in looked_at for batch in plan[number].micro_batches
+    )
+    return tokens * bytes_per_token > _USABLE_SHARE * free_bytes(device)
