@@ -1,8 +1,30 @@
-"""`make bench`: each benchmark measures us and a peer in the same run and prints a ratio."""
+"""`make bench`: each benchmark measures us and a peer, or a promise of ours, and prints what can be pasted.
+
+python -m tests.benchmarks                              all of them
+python -m tests.benchmarks dpo_step --shape default     one, on one shape
+"""
 
 from __future__ import annotations
 
-from tests.benchmarks import dpo_step
+import argparse
+
+from tests.benchmarks import dpo_step, memory, round_cost
+from tests.benchmarks.shapes import SHAPES, TINY
+
+
+def main() -> None:
+    shapes = {shape.name: shape for shape in (*SHAPES, TINY)}
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
+    parser.add_argument("benchmark", nargs="?", choices=["dpo_step", "memory", "round_cost"])
+    parser.add_argument("--shape", choices=list(shapes), help="of dpo_step; all but tiny when it is left out")
+    arguments = parser.parse_args()
+    if arguments.benchmark in (None, "dpo_step"):
+        dpo_step.main([shapes[arguments.shape]] if arguments.shape else SHAPES)
+    if arguments.benchmark in (None, "memory"):
+        memory.main()
+    if arguments.benchmark in (None, "round_cost"):
+        round_cost.main()
+
 
 if __name__ == "__main__":
-    dpo_step.main()
+    main()
