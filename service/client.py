@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -124,6 +124,12 @@ class Client:
     def upload(self, path: str, lines: bytes, **query: str | None) -> Answer:
         return self._ask("POST", path + _query(query), lines, "application/jsonl")
 
+    def upload_file(self, path: str, file: BinaryIO, kind: str, **query: str | None) -> Answer:
+        """Sends the file from where it stands to its end, piece by piece."""
+        start, end = file.tell(), file.seek(0, os.SEEK_END)
+        file.seek(start)
+        return self._ask("POST", path + _query(query), file, kind, length=end - start)
+
     def delete(self, path: str) -> Answer:
         return self._ask("DELETE", path)
 
@@ -150,11 +156,19 @@ class Client:
                 yield chunk
         raise self._broken(EOFError("it just ends"))
 
-    def _ask(self, method: str, path: str, content: bytes | None = None, kind: str | None = None) -> Answer:
-        with self._open(method, path, content, kind) as response:
-            content = response.read()
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes | BinaryIO | None = None,
+        kind: str | None = None,
+        *,
+        length: int | None = None,
+    ) -> Answer:
+        with self._open(method, path, content, kind, length=length) as response:
+            text = response.read()
         try:
-            return Answer(content.decode(), json.loads(content) if response.status != 204 else None)
+            return Answer(text.decode(), json.loads(text) if response.status != 204 else None)
         except ValueError as error:
             raise HeliotropeError(f"{self.url} does not answer as Heliotrope does. Is the URL right?") from error
 
@@ -163,12 +177,15 @@ class Client:
         self,
         method: str,
         path: str,
-        content: bytes | None = None,
+        content: bytes | BinaryIO | None = None,
         kind: str | None = None,
         *,
+        length: int | None = None,  # of a file; the length of bytes is known
         seconds: float = ANSWER_SECONDS,
     ) -> Iterator[HTTPResponse]:
         request = Request(self.url + path, content, {"Content-Type": kind} if kind else {}, method=method)
+        if length is not None:
+            request.add_header("Content-Length", str(length))
         for name, value in self._headers.items():
             request.add_unredirected_header(name, value)  # a redirect must not carry the key to another host
         try:

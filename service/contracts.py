@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from service.parity import Parity
+from service.tuning import Tuning
+
 MAX_TEXT = 16_384  # characters of a comment
 MAX_TAGS = 32
 
@@ -92,56 +95,6 @@ class Vote(_Contract):
     token_ids: tuple[int, ...] | None  # None: the caller asked not to store them
 
 
-# --- preferences --------------------------------------------------------------------------------------
-
-
-class LeftOut(enum.StrEnum):
-    """Why a vote is in no pair. Shown to the operator."""
-
-    ALREADY_LEARNED = "already_learned"  # its answer is in a pair of an earlier round
-    NO_PARTNER = "no_partner"  # no opposite vote on another answer to the same rendered prompt
-    CONTRADICTED = "contradicted"  # as many or more votes say the opposite of the very same answer
-    NOT_STORED = "not_stored"  # the request said `store: false`
-    TRUNCATED = "truncated"  # the answer ran into its token limit
-    EMPTY = "empty"  # the answer has no text
-
-
-class Pair(_Contract):
-    """A preference: of two answers to one prompt, this one over that one."""
-
-    id: str  # sha256 hex over the content
-    origin: Literal["votes", "import"]
-    prompt_digest: str
-    app: str | None  # None for an imported pair
-    chosen: tuple[str, int] | None  # (completion_id, choice_index); None for an imported pair
-    rejected: tuple[str, int] | None
-    votes: tuple[int, ...] = ()  # seq of the votes it was made from
-
-
-class ImportedPair(_Contract):
-    """A line of TRL's standard or conversational format, normalised to messages."""
-
-    id: str
-    messages: tuple[dict[str, Any], ...]
-    chosen: str
-    rejected: str
-
-
-class Funnel(_Contract):
-    """From votes to new pairs, with a reason for every vote left out: votes = votes_in_pairs + sum(left_out)."""
-
-    votes: int  # effective votes
-    votes_in_pairs: int
-    left_out: dict[str, int]  # LeftOut -> votes
-    pairs_from_votes: int
-    pairs_imported: int
-
-    @property
-    def pairs(self) -> int:
-        """What a round started now would learn from."""
-        return self.pairs_from_votes + self.pairs_imported
-
-
 # --- rounds -------------------------------------------------------------------------------------------
 
 
@@ -164,14 +117,9 @@ class RoundState(enum.StrEnum):
         return self in (self.PROMOTED, self.REJECTED, self.FAILED, self.CANCELLED)
 
 
-class RoundBody(_Contract):
+class RoundBody(_Contract, Tuning):
     """`POST /ops/rounds`. Everything is optional; unset training values come from the settings."""
 
-    objective: Literal["dpo"] | None = None
-    beta: float | None = Field(default=None, gt=0, le=10)
-    learning_rate: float | None = Field(default=None, gt=0, le=1)
-    epochs: int | None = Field(default=None, ge=1, le=100)
-    min_pairs: int | None = Field(default=None, ge=2)
     dry_run: bool = False
     note: str | None = Field(default=None, max_length=1000)
 
@@ -193,6 +141,16 @@ class Verdict(_Contract):
     checks: tuple[Check, ...]
 
 
+class Candidate(_Contract):
+    """An adapter that was brought from outside; its round measures and judges it, and trains nothing."""
+
+    directory: str
+    weights_sha256: str
+    name: str | None  # as its own manifest names it; None: it came without one
+    parent: str | None  # the adapter it continues, as its own manifest says
+    assumed_base: bool  # nothing says what it was trained on: its bringer vouched for the served base
+
+
 class Round(_Contract):
     """A round as the operator sees it."""
 
@@ -201,7 +159,8 @@ class Round(_Contract):
     reason: str | None = None  # why it ended as it did, or what it waits for
     note: str | None = None
     requested_by: str
-    settings: dict[str, Any]  # objective, beta, learning_rate, epochs, min_pairs as they will be used
+    settings: dict[str, Any]  # all of `service/tuning.py`, as they will be used
+    candidate: Candidate | None = None  # None: the round trains one itself
     parent: str | None = None  # the adapter that was deployed when it collected; None: not collected yet
     attempt: int = 0
     pair_digest: str | None = None
@@ -209,6 +168,7 @@ class Round(_Contract):
     adapter: str | None = None  # the published adapter; None: none was published
     funnel: dict[str, Any] | None = None
     report: dict[str, Any] | None = None
+    parity: Parity | None = None  # None: not compared
     verdict: Verdict | None = None
     created_at: datetime
     updated_at: datetime
@@ -232,7 +192,8 @@ class Adapter(_Contract):
     name: str
     ordinal: int
     parent: str  # the adapter it continues, or "base"
-    round: int | None  # None: it came from outside
+    round: int | None  # that trained or, where it was added, judged it
+    added_by: str | None = None  # who brought it from outside; None: a round trained it here
     weights_sha256: str
     manifest_sha256: str
     directory: str

@@ -16,8 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from service.contracts import ImportedPair
 from service.digest import content_digest
+from service.pairs import ImportedPair
 
 FIELDS = ("prompt", "chosen", "rejected")
 ROLES = ("system", "user", "assistant")

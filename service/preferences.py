@@ -14,12 +14,14 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from service.contracts import Funnel, ImportedPair, LeftOut, Pair, Rating, Vote
+from service.contracts import Rating, Vote
 from service.digest import content_digest
+from service.pairs import Funnel, ImportedPair, LeftOut, Pair
 from serving.contracts import TRUNCATED
 
 ChoiceKey = tuple[str, int]  # (completion_id, choice_index)
 Reasons = dict[int, LeftOut]  # seq of a vote -> why it is in no pair
+VOTER_DIGITS = 32
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class _Rated:
 
 
 def build(
-    votes: Sequence[Vote], learned: AbstractSet[ChoiceKey], imported: Sequence[ImportedPair]
+    votes: Sequence[Vote], learned: AbstractSet[ChoiceKey], imported: Sequence[ImportedPair], *, thumbs: bool = False
 ) -> tuple[list[Pair], Funnel, Reasons]:
     """The new pairs sorted by id, the funnel, and why each vote outside of them was left out.
 
     `votes` are the effective ones, `learned` the choices in pairs of earlier rounds, `imported` the pairs that no
-    round has learned yet. The answer does not depend on the order of any of them.
+    round has learned yet. With `thumbs`, answers that found no partner are among the pairs, as single thumbs. The
+    answer does not depend on the order of any of them.
     """
     reasons: Reasons = {}
     usable = []
@@ -52,7 +55,7 @@ def build(
         else:
             reasons[vote.seq] = reason
     rated = _agreed_choices(usable, reasons)
-    from_votes = _matched(rated, reasons)
+    from_votes = _matched(rated, reasons, thumbs=thumbs)
     from_import = [_imported_pair(pair) for pair in {pair.id: pair for pair in imported}.values()]
     funnel = _funnel(votes, from_votes, from_import, reasons)
     return sorted(from_votes + from_import, key=lambda pair: pair.id), funnel, reasons
@@ -62,14 +65,20 @@ def hold_out(pairs: Sequence[Pair], share: float = 0.15) -> set[str]:
     """The ids of the pairs kept for the evaluation: about `share` of the prompts, each with all of its pairs.
 
     Prompts are ranked by their digest, which is as good as chance and the same on every machine, and in every round:
-    a prompt that is held out once tends to stay so. With two prompts or more, neither side is empty.
+    a prompt that is held out once tends to stay so. With two prompts or more, neither side is empty. Prompts that
+    have single thumbs only are shared out on their own, so that they take no place from the pairs.
     """
-    prompts = sorted({pair.prompt_digest for pair in pairs})
+    paired = {pair.prompt_digest for pair in pairs if not pair.is_thumb}
+    thumbed = {pair.prompt_digest for pair in pairs} - paired
+    held_out = _held_out(paired, share) | _held_out(thumbed, share)
+    return {pair.id for pair in pairs if pair.prompt_digest in held_out}
+
+
+def _held_out(prompts: AbstractSet[str], share: float) -> set[str]:
     if len(prompts) < 2:
         return set()
     count = min(max(round(share * len(prompts)), 1), len(prompts) - 1)
-    held_out = set(prompts[:count])
-    return {pair.id for pair in pairs if pair.prompt_digest in held_out}
+    return set(sorted(prompts)[:count])
 
 
 def _unusable(vote: Vote, learned: AbstractSet[ChoiceKey]) -> LeftOut | None:
@@ -114,7 +123,7 @@ def _majority(votes: Iterable[Vote]) -> Rating | None:
     return max(counts, key=counts.__getitem__)
 
 
-def _matched(rated: Iterable[_Rated], reasons: Reasons) -> list[Pair]:
+def _matched(rated: Iterable[_Rated], reasons: Reasons, *, thumbs: bool) -> list[Pair]:
     """Up with down, one to one within each prompt, in the order in which people voted; the rest has no partner."""
     of_prompt: dict[tuple[str, str], dict[Rating, list[_Rated]]] = defaultdict(
         lambda: {rating: [] for rating in Rating}
@@ -127,8 +136,11 @@ def _matched(rated: Iterable[_Rated], reasons: Reasons) -> list[Pair]:
         liked, disliked = sides[Rating.UP], sides[Rating.DOWN]
         matches = min(len(liked), len(disliked))
         pairs += [_pair(chosen, rejected) for chosen, rejected in zip(liked, disliked, strict=False)]
-        for choice in liked[matches:] + disliked[matches:]:
-            reasons.update((vote.seq, LeftOut.NO_PARTNER) for vote in choice.votes)
+        alone = liked[matches:] + disliked[matches:]
+        if thumbs:
+            pairs += [_thumb(choice) for choice in alone]
+        else:
+            reasons.update((vote.seq, LeftOut.NO_PARTNER) for choice in alone for vote in choice.votes)
     return pairs
 
 
@@ -144,7 +156,32 @@ def _pair(chosen: _Rated, rejected: _Rated) -> Pair:
         chosen=chosen.key,
         rejected=rejected.key,
         votes=tuple(sorted(vote.seq for vote in chosen.votes + rejected.votes)),
+        voter=_first_voter(chosen.votes + rejected.votes),
     )
+
+
+def _thumb(choice: _Rated) -> Pair:
+    first, liked = choice.votes[0], choice.rating is Rating.UP
+    sides = {"chosen": choice.key if liked else None, "rejected": None if liked else choice.key}
+    return Pair(
+        id=content_digest({"origin": "votes", **sides}),
+        origin="votes",
+        prompt_digest=first.prompt_digest,
+        app=first.app,
+        **sides,
+        votes=tuple(vote.seq for vote in choice.votes),
+        voter=_first_voter(choice.votes),
+    )
+
+
+def _first_voter(votes: Iterable[Vote]) -> str | None:
+    first = min(votes, key=lambda vote: vote.seq)
+    return voter(first.app, first.user)
+
+
+def voter(app: str, user: str | None) -> str | None:
+    """Stands for a person without naming them; None where the app named nobody."""
+    return None if user is None else content_digest({"app": app, "user": user})[:VOTER_DIGITS]
 
 
 def _imported_pair(pair: ImportedPair) -> Pair:
@@ -162,14 +199,19 @@ def _imported_pair(pair: ImportedPair) -> Pair:
 
 def _funnel(votes: Sequence[Vote], from_votes: Sequence[Pair], imported: Sequence[Pair], reasons: Reasons) -> Funnel:
     counts = Counter(reasons.values())
+    thumbs = [pair for pair in from_votes if pair.is_thumb]
+    pairs = [pair for pair in from_votes if not pair.is_thumb]
     funnel = Funnel(
         votes=len(votes),
-        votes_in_pairs=sum(len(pair.votes) for pair in from_votes),
+        votes_in_pairs=sum(len(pair.votes) for pair in pairs),
+        votes_in_thumbs=sum(len(thumb.votes) for thumb in thumbs),
         left_out={reason.value: counts[reason] for reason in LeftOut if counts[reason]},
-        pairs_from_votes=len(from_votes),
+        pairs_from_votes=len(pairs),
         pairs_imported=len(imported),
+        thumbs=len(thumbs),
     )
-    assert funnel.votes == funnel.votes_in_pairs + sum(funnel.left_out.values()), "every vote is accounted for"
-    choices = [key for pair in from_votes for key in (pair.chosen, pair.rejected)]
+    used = funnel.votes_in_pairs + funnel.votes_in_thumbs
+    assert funnel.votes == used + sum(funnel.left_out.values()), "every vote is accounted for"
+    choices = [key for pair in from_votes for key in (pair.chosen, pair.rejected) if key is not None]
     assert len(choices) == len(set(choices)), "each choice is in at most one pair"
     return funnel

@@ -16,16 +16,18 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from service.contracts import Adapter, Verdict
+from service.contracts import Adapter, Candidate, Round, Verdict
 from service.errors import AdapterRejected, Conflict, PreconditionFailed, Unavailable
 from service.store.store import Store
 from serving.adapters import MANIFEST, sha256_of, verify
-from serving.contracts import BASE, Prepared, ReplicaStatus, Route
+from serving.contracts import BASE, AdapterFiles, Answer, Prepared, ReplicaStatus, Route, Scores
 from serving.errors import AdapterRefused, HostAbsent, HostError
 from training.contracts import Fingerprints, RoundReport
 
@@ -37,6 +39,10 @@ class Host(Protocol):
 
     async def prepare(self, name: str) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError` when one does not."""
+        ...
+
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        """What one replica says of the answers under an adapter that need not be published. Raises `HostError`."""
         ...
 
     async def abandon(self, name: str) -> None: ...
@@ -74,17 +80,30 @@ class Registry:
             return str(refusal)
         return None
 
-    async def publish(self, round: int, attempt: int, parent: str, report: RoundReport, verdict: Verdict) -> Adapter:
+    async def score(self, directory: Path, name: str, answers: Sequence[Answer]) -> Scores:
+        """The log-probs that one replica gives to the answers under the candidate in `directory`, which it then holds.
+
+        Raises `AdapterRejected` when it cannot, and `Unavailable` while no replica runs; the route is unchanged.
+        """
+        manifest_sha256 = await asyncio.to_thread(sha256_of, directory / MANIFEST)
+        files = AdapterFiles(name=name, directory=str(directory), manifest_sha256=manifest_sha256)
+        async with self._trying(name):  # without the lock: a rollback must not wait for it
+            return await self._host.score(files, answers)
+
+    async def publish(self, round: Round, report: RoundReport, verdict: Verdict) -> Adapter:
         """Give a candidate its immutable name and place. Doing it twice does it once.
 
-        Raises `AdapterRefused` for one that cannot be served; then nothing was published. Raises `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
+        Raises `AdapterRefused` for one that cannot be served; then nothing was published. Raises
+        `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
         """
+        assert round.parent is not None, "a round knows what it is measured against before it is judged"
         target = await asyncio.to_thread(self._settle, Path(report.adapter_directory), report.adapter_name)
         adapter = Adapter(
             name=report.adapter_name,
             ordinal=int(report.adapter_name.split("-")[1]),
-            parent=parent,
-            round=round,
+            parent=round.parent if round.candidate is None else await self._parent_of(round.candidate),
+            round=round.n,
+            added_by=round.requested_by if round.candidate else None,
             weights_sha256=report.adapter_digest,
             manifest_sha256=sha256_of(target / MANIFEST),
             directory=str(target),
@@ -92,7 +111,7 @@ class Registry:
             verdict=verdict,
             created_at=datetime.now(UTC),
         )
-        await self._store.adapters.publish(adapter, fence=(round, attempt))
+        await self._store.adapters.publish(adapter, fence=(round.n, round.attempt))
         return adapter
 
     async def promote(
@@ -130,21 +149,32 @@ class Registry:
             return 0.0
         began = time.monotonic()
         adapter = await self._store.adapters.get(name)
-        try:
+        async with self._trying(name):
             await asyncio.to_thread(
                 self._verify, Path(adapter.directory), name, manifest_sha256=adapter.manifest_sha256
             )
             await self._host.prepare(name)
+        return time.monotonic() - began
+
+    @asynccontextmanager
+    async def _trying(self, name: str) -> AsyncIterator[None]:
+        """Whatever goes wrong while replicas load the adapter: called off, and the route is unchanged."""
+        try:
+            yield
         except AdapterRefused as refusal:
             raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
         except HostAbsent as absent:
             raise Unavailable(f"{absent}. Try again when they are there; the route is unchanged.") from absent
         except HostError as failure:
-            await self._abandon(name)
+            await self.abandon(name)
             raise AdapterRejected(
                 f"{name} could not be prepared: {failure}. The route is unchanged.", code="prepare_failed"
             ) from failure
-        return time.monotonic() - began
+
+    async def _parent_of(self, candidate: Candidate) -> str:
+        """The adapter that an outsider says to continue, if it was published here; else it stands on the base."""
+        known = {adapter.name for adapter in await self._store.adapters.list()}
+        return candidate.parent if candidate.parent in known else BASE
 
     async def _switch(
         self, route: Route, name: str, prepare_seconds: float, *, who: str, action: str, reason: str | None
@@ -160,7 +190,7 @@ class Registry:
                 detail={"from": route.stable, "to": name, "reason": reason},
             )
         except PreconditionFailed:
-            await self._abandon(name)
+            await self.abandon(name)
             raise
         assert changed.generation == route.generation + 1 and changed.stable == name
         try:
@@ -169,7 +199,7 @@ class Registry:
             log.warning("the flip to %s did not reach every replica, they will poll: %s", name, error)
         return Switch(changed, prepare_seconds, time.monotonic() - began)
 
-    async def _abandon(self, name: str) -> None:
+    async def abandon(self, name: str) -> None:
         """A replica that does not hear of it frees the adapter when the next one is prepared."""
         try:
             await self._host.abandon(name)

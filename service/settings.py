@@ -17,6 +17,19 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import BadRequest
+from service.tuning import (
+    TUNABLE,
+    Beta,
+    Epochs,
+    LabelSmoothing,
+    LearningRate,
+    MinPairs,
+    Objective,
+    Replay,
+    Share,
+    Weight,
+    require_effective,
+)
 from serving.settings import Rank, ServingSettings
 
 PREFIX = "HELIOTROPE_"
@@ -56,15 +69,20 @@ class StoreSettings(_Section):
 
 
 class TrainingSettings(_Section):
-    objective: Literal["dpo"] = "dpo"
-    beta: float | None = Field(
-        default=None, gt=0, le=10, description="how closely the new policy stays to the deployed one; None: see TUNED"
+    objective: Objective = Field(default="dpo", description="a sum of losses: training/objective.py lists them")
+    beta: Beta | None = Field(
+        default=None, description="how closely the new policy stays to the deployed one; None: see TUNED"
     )
-    learning_rate: float | None = Field(default=None, gt=0, le=1, description="None: see TUNED")
-    epochs: int = Field(default=3, ge=1, le=100)
+    label_smoothing: LabelSmoothing = Field(default=0.0, description="share of votes taken to be wrong: cdpo, robust")
+    ld_alpha: Share = Field(default=1.0, description="weight of the longer answer's tail (LD-DPO); 1: plain DPO")
+    desirable_weight: Weight = Field(default=1.0, description="KTO's weight of thumbs up")
+    undesirable_weight: Weight = Field(default=1.0, description="KTO's weight of thumbs down")
+    learning_rate: LearningRate | None = Field(default=None, description="None: see TUNED")
+    epochs: Epochs = 3
+    replay: Replay = Field(default=0.0, description="share of the training pairs that earlier rounds have learned")
     pairs_per_step: int = Field(default=16, ge=1)
     tokens_per_micro_batch: int = Field(default=4096, ge=64)
-    min_pairs: int = Field(default=32, ge=2, description="a round with fewer new pairs does nothing")
+    min_pairs: MinPairs = Field(default=32, description="a round with fewer new pairs does nothing")
     held_out_share: float = Field(
         default=0.15, gt=0, lt=1, description="of the prompts; never trained on in that round"
     )
@@ -72,7 +90,23 @@ class TrainingSettings(_Section):
     lora_alpha: int = Field(default=16, ge=1)
     seed: int = 0
     workers: int = Field(default=1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
+        default=None, description="of the frozen base; None: bfloat16 on a GPU, float32 on a CPU"
+    )
+    shard_base: bool = Field(default=False, description="FSDP2 over the workers: for a base too large for one device")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto", description="auto: only where the estimate of memory asks for it"
+    )
+    seconds_between_checkpoints: float = Field(default=30.0, ge=0)
+    restarts: int = Field(default=3, ge=0, description="of an attempt's killed workers, from the last checkpoint")
     max_attempts: int = Field(default=3, ge=1, description="how often a killed attempt is started anew")
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+
+    @pydantic.model_validator(mode="after")
+    def _something_to_shard(self) -> TrainingSettings:
+        if self.shard_base and self.workers == 1:
+            raise ValueError("shard_base needs workers of at least 2: one worker has nobody to share the base with")
+        return self
 
 
 class GateSettings(_Section):
@@ -81,6 +115,12 @@ class GateSettings(_Section):
     )
     step0_tolerance: float = Field(default=1e-4, ge=0, description="|log-ratio| allowed before the first update")
     min_final_margin: float = Field(default=0.01, ge=0, description="reward margin the last steps must reach")
+    parity_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        description="mean distance of serving's log-probs from training's, nats a token; "
+        "None: 0.01 where both compute in float32, else 0.05",
+    )
 
 
 class Settings(_Section):
@@ -104,10 +144,15 @@ class Settings(_Section):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _rounds_would_listen(self) -> Settings:
+        require_effective(self.round_defaults)
+        return self
+
     @property
     def round_defaults(self) -> dict[str, Any]:
         """What a round uses where `POST /ops/rounds` names nothing else."""
-        chosen = self.training.model_dump(include={"objective", "beta", "learning_rate", "epochs", "min_pairs"})
+        chosen = self.training.model_dump(include=set(TUNABLE))
         tuned = TUNED[self.model.name == SEEDLING]
         return chosen | {name: value for name, value in tuned.items() if chosen[name] is None}
 
@@ -120,6 +165,11 @@ class Settings(_Section):
     def rounds(self) -> Path:
         """Snapshots and attempts of rounds."""
         return self.state / "rounds"
+
+    @property
+    def uploads(self) -> Path:
+        """Adapters that were brought from outside, before any verdict."""
+        return self.state / "uploads"
 
     @property
     def cache(self) -> Path:

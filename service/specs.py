@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.settings import Settings
 from service.store.rounds import RoundWork
+from service.tuning import LEARNING
 from training.contracts import Fingerprints, LoraSpec, ParentAdapter, RoundSpec
 
 
@@ -24,6 +25,7 @@ class Specs:
         round, training = work.round, self.settings.training
         assert work.snapshot is not None, "the round has not collected yet"
         assert work.adapter_ordinal is not None and round.pair_digest is not None
+        tuned = self.settings.round_defaults | round.settings
         out = self.settings.rounds / f"{round.n:04d}" / f"attempt-{round.attempt}"
         return RoundSpec(
             round=round.n,
@@ -37,15 +39,18 @@ class Specs:
             out=str(out),
             storage=str(out / "ray"),
             checkpoints=str(self.settings.rounds / f"{round.n:04d}" / "checkpoints"),
-            objective=round.settings["objective"],
-            beta=round.settings["beta"],
-            learning_rate=round.settings["learning_rate"],
-            epochs=round.settings["epochs"],
+            candidate=None if round.candidate is None else round.candidate.directory,
+            **{name: tuned[name] for name in LEARNING},
             pairs_per_step=training.pairs_per_step,
             tokens_per_micro_batch=training.tokens_per_micro_batch,
             seed=training.seed,
-            dtype="bfloat16" if self.use_gpu else "float32",
+            dtype=training.dtype or ("bfloat16" if self.use_gpu else "float32"),
+            gradient_checkpointing=training.gradient_checkpointing,
             lora=LoraSpec(rank=training.lora_rank, alpha=training.lora_alpha),
             workers=training.workers,
             use_gpu=self.use_gpu,
+            shard_base=training.shard_base,
+            seconds_between_checkpoints=training.seconds_between_checkpoints,
+            restarts=training.restarts,
+            trackers=training.trackers,
         )

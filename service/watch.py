@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from service.client import Client, Refused, Unreachable
+from service.measured import measured
 from service.terminal import STYLES, clean, facts, number, table
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ def _show(client: Client, view: RoundView, console: Console) -> None:
 
 
 def _conclude(round: dict[str, Any], console: Console) -> None:
-    """The verdict, and in one line what became of the round."""
+    """What was measured, the verdict, and in one line what became of the round."""
+    if round["report"]:
+        console.print()
+        console.print(measured(round["report"], round["parity"]))
     if round["verdict"]:
         console.print()
         console.print(verdict_table(round["verdict"]))

@@ -165,6 +165,8 @@ def _check_layout(name: str, tensor: Any, rank: int, refuse: Any) -> None:
     """Half of a LoRA update: A [rank, in] or B [out, rank], in a type that numpy can check."""
     if not name.endswith((".lora_A.weight", ".lora_B.weight")):
         raise refuse("it holds tensors that are not LoRA's A and B")
+    if ".lm_head." in name or ".embed_tokens." in name:
+        raise refuse("it changes the head or the embeddings, whose log-probs training and serving do not agree on")
     if tensor.get_dtype() not in ("F32", "F16"):
         raise refuse(f"its tensors are {tensor.get_dtype()}; write them as F32")
     shape = tensor.get_shape()

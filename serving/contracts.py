@@ -89,6 +89,21 @@ class Prepared(_Contract):
     error: str | None = None  # None: verified, loaded, warmed up
 
 
+class Answer(_Contract):
+    """An answer whose tokens are known: what a policy is asked to score."""
+
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+class Scores(_Contract):
+    """One replica's log-probs of given answers under one adapter. Tokens that did not fit its context are left out."""
+
+    replica: str
+    dtype: str  # in which the engine computes, such as float32
+    logprobs: tuple[tuple[float, ...], ...]  # of each answer, of each of its tokens; nats
+
+
 class ReplicaStatus(_Contract):
     """A replica's answer to `flip` and `status`."""
 
@@ -134,6 +149,7 @@ class Engine(Protocol):
     tokenizer_fingerprint: str
     base_fingerprint: str
     adapter_capacity: int  # how many adapters may be loaded at once
+    dtype: str  # in which it computes, such as float32
 
     async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
         """Answer an OpenAI chat body whose `model` is `base` or a loaded adapter.
@@ -149,6 +165,13 @@ class Engine(Protocol):
 
     async def warm_up(self, name: str) -> None:
         """Generate one token with the adapter, so that the first user does not wait for it."""
+        ...
+
+    async def score(self, name: str, answer: Answer) -> tuple[float, ...]:
+        """log p(token | all before it) of each of the answer's tokens under a loaded adapter, in nats.
+
+        Nothing is sampled and no cached prefix is read. Tokens that do not fit the context are left out.
+        """
         ...
 
     async def unload(self, name: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from serving.contracts import Edge, Prepared, ReplicaStatus, Route
+from serving.contracts import AdapterFiles, Answer, Edge, Prepared, ReplicaStatus, Route, Scores
 from serving.errors import HostAbsent, HostError
 from serving.settings import ServingSettings
 
@@ -57,6 +58,9 @@ class Policy:
 
     async def prepare(self, name: str) -> Prepared:
         return await self._replica.prepare(name)
+
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        return await self._replica.score(files, answers)
 
     async def abandon(self, name: str) -> None:
         await self._replica.abandon(name)
@@ -119,6 +123,15 @@ class PolicyHost:
             raise HostError("; ".join(faults))
         return answers
 
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        """What one replica says; it then holds the adapter. Raises `HostError`, and then `abandon` it."""
+        await self._running()
+        try:
+            response = self._replicas().score.remote(files, answers)
+            return await asyncio.wait_for(response, self._timeout_seconds)  # pyright: ignore[reportArgumentType]
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise HostError(f"score: {type(error).__name__}: {error}") from error
+
     async def abandon(self, name: str) -> None:
         await self._broadcast("abandon", name)
 
@@ -149,9 +162,12 @@ class PolicyHost:
 
     async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
         try:
-            if self._handle is None:
-                self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
-            response = self._handle.broadcast(method, *arguments)
+            response = self._replicas().broadcast(method, *arguments)
             return list(await response.results_async(timeout_s=self._timeout_seconds))
         except (RayError, RayServeException, TimeoutError) as error:
             raise HostError(f"{method}: {type(error).__name__}: {error}") from error
+
+    def _replicas(self) -> DeploymentHandle:
+        if self._handle is None:
+            self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+        return self._handle

@@ -11,6 +11,7 @@ real chat and a real swap.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.adapters import base_fingerprint, tokenizer_fingerprint
-from serving.contracts import BASE, ChatAnswer, Choice, EngineOutput, OnFinished
+from serving.base_model import linear_layers
+from serving.contracts import BASE, Answer, ChatAnswer, OnFinished
 from serving.errors import AdapterRefused, RequestRefused
+from serving.recorder import Recorder
 from serving.settings import ServingSettings
 
 ID_PREFIX = "chatcmpl-"  # vLLM puts it before the request id we give
@@ -65,7 +68,7 @@ class RecordedLLM(AsyncLLM):
 async def _recorded(
     outputs: AsyncGenerator[RequestOutput, None], choices: int, on_finished: OnFinished
 ) -> AsyncGenerator[RequestOutput, None]:
-    recorder = _Recorder(choices)
+    recorder = Recorder(choices)
     try:
         async for output in outputs:
             recorder.add(output)
@@ -74,45 +77,6 @@ async def _recorded(
             yield output
     finally:
         await outputs.aclose()  # a client that went away: the engine drops the request now, not at collection
-
-
-class _Recorder:
-    """Puts the parts of one request's output together: deltas when it streams, whole answers when not."""
-
-    def __init__(self, choices: int) -> None:
-        self._expected = choices
-        self._prompt: tuple[int, ...] = ()
-        self._tokens: dict[int, list[int]] = {}
-        self._texts: dict[int, list[str]] = {}
-        self._finish: dict[int, str] = {}
-
-    def add(self, output: RequestOutput) -> None:
-        if output.prompt_token_ids is not None:
-            self._prompt = tuple(output.prompt_token_ids)
-        for part in output.outputs:
-            self._tokens.setdefault(part.index, []).extend(part.token_ids)
-            self._texts.setdefault(part.index, []).append(part.text)
-            if part.finish_reason is not None:
-                self._finish[part.index] = part.finish_reason
-
-    @property
-    def complete(self) -> bool:
-        """Every choice ended by itself; an aborted or broken one is never recorded as an answer."""
-        return len(self._finish) == self._expected and set(self._finish.values()) <= {"stop", "length"}
-
-    def output(self) -> EngineOutput:
-        return EngineOutput(
-            prompt_token_ids=self._prompt,
-            choices=tuple(
-                Choice(
-                    index=i,
-                    text="".join(self._texts[i]),
-                    token_ids=tuple(self._tokens[i]),
-                    finish_reason=self._finish[i],
-                )
-                for i in sorted(self._tokens)
-            ),
-        )
 
 
 class VllmEngine:
@@ -125,6 +89,7 @@ class VllmEngine:
         llm = RecordedLLM.from_engine_args(_engine_args(model, settings))
         assert isinstance(llm, RecordedLLM)
         self._llm = llm
+        self.dtype = str(llm.model_config.dtype).removeprefix("torch.")
         self._models = OpenAIServingModels(self._llm, [BaseModelPath(name=BASE, model_path=str(model))])
         renderer = OnlineRenderer(
             model_config=self._llm.model_config,
@@ -174,6 +139,19 @@ class VllmEngine:
         async for _ in self._llm.generate(prompt, params, f"warm-up-{name}", lora_request=lora):
             pass
 
+    async def score(self, name: str, answer: Answer) -> tuple[float, ...]:
+        token_ids = (*answer.prompt_token_ids, *answer.token_ids)
+        token_ids = token_ids[: self._llm.model_config.max_model_len - 1]  # vLLM always samples one token more
+        params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, skip_reading_prefix_cache=True)
+        prompt: Any = {"prompt_token_ids": list(token_ids)}
+        lora, scored = self._models.lora_requests[name], None
+        async for output in self._llm.generate(prompt, params, f"score-{uuid.uuid4().hex}", lora_request=lora):
+            scored = output.prompt_logprobs or scored
+        assert scored is not None and len(scored) == len(token_ids), "vLLM answers with the log-prob of every token"
+        first = len(answer.prompt_token_ids)
+        of_answer = zip(token_ids[first:], scored[first:], strict=True)
+        return tuple(among[token].logprob for token, among in of_answer if among is not None)
+
     async def unload(self, name: str) -> None:
         lora = self._models.lora_requests.pop(name)  # vLLM's own unload forgets the name but keeps the weights
         await self._llm.remove_lora(lora.lora_int_id)
@@ -190,6 +168,9 @@ def _engine_args(model: Path, settings: ServingSettings) -> AsyncEngineArgs:
 
     On a CPU, vLLM applies the last LoRA slot to base-model rows when a batch mixes base and adapter (its index -1
     wraps around). One slot more than we ever fill keeps that last slot zero, so base rows stay untouched.
+
+    The head is kept out of LoRA: no adapter of ours changes it, and vLLM's LoRA around it takes the log-probs of a
+    prompt for those of the batch's samples, which on a CPU kills the engine, and costs every sampled token time.
     """
     cpu = current_platform.is_cpu()
     spare = 1 if cpu else 0
@@ -206,6 +187,7 @@ def _engine_args(model: Path, settings: ServingSettings) -> AsyncEngineArgs:
         max_loras=slots,
         max_cpu_loras=slots,
         max_lora_rank=settings.max_lora_rank,
+        lora_target_modules=linear_layers(model),
         enforce_eager=cpu,  # vLLM turns compilation off on CPUs as soon as LoRA is on
         gpu_memory_utilization=settings.gpu_memory_share,
         kv_cache_memory_bytes=settings.kv_cache_gib << 30 if cpu else None,

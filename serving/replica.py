@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from serving.adapters import fetch, verify
 from serving.contracts import (
     BASE,
     AdapterFiles,
+    Answer,
     Caller,
     ChatAnswer,
     Completion,
@@ -34,8 +35,10 @@ from serving.contracts import (
     Prepared,
     ReplicaStatus,
     Route,
+    Scores,
 )
 from serving.errors import AdapterRefused, NoRoom, UnknownModel
+from serving.pins import Pin, PinnedStream
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ class Replica:
         request = requests.check(body)
         completion_id = f"chatcmpl-{uuid.uuid4().hex}"
         adapter = self._resolve(request["model"])
-        pin = _Pin(self._in_flight, adapter)
+        pin = Pin(self._in_flight, adapter)
 
         async def record(output: EngineOutput) -> None:
             await self._journal.record(self._completion(completion_id, adapter, body, caller, output))
@@ -76,7 +79,7 @@ class Replica:
         if answer.stream is None:
             pin.release()
             return answer
-        return ChatAnswer(completion_id, adapter, stream=_PinnedStream(answer.stream, pin))
+        return ChatAnswer(completion_id, adapter, stream=PinnedStream(answer.stream, pin))
 
     def models(self) -> list[str]:
         """What `model` may be: the aliases with an adapter behind them, then full names."""
@@ -130,6 +133,21 @@ class Replica:
             error = f"{type(problem).__name__}: {problem}"
         return Prepared(replica=self.name, adapter=name, seconds=time.monotonic() - began, error=error)
 
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        """Log-probs of the answers under a candidate, published or not. It stays loaded, as after `prepare`.
+
+        Raises what loading raises; one answer at a time, for each may need logits of a whole context.
+        """
+        async with self._changing:
+            await self._load(files.name, keep=frozenset({files.name}), files=files)
+            self._prepared = files.name
+            pin = Pin(self._in_flight, files.name)
+        try:
+            logprobs = [await self._engine.score(files.name, answer) for answer in answers]
+        finally:
+            pin.release()
+        return Scores(replica=self.name, dtype=self._engine.dtype, logprobs=tuple(logprobs))
+
     async def abandon(self, name: str) -> None:
         """The promotion was called off: free what `prepare` loaded."""
         if self._prepared == name:
@@ -174,12 +192,12 @@ class Replica:
             self._error = None
         await self._retire()
 
-    async def _load(self, name: str, keep: frozenset[str]) -> None:
-        """Caller holds the lock. `keep` must not make room for it."""
+    async def _load(self, name: str, keep: frozenset[str], files: AdapterFiles | None = None) -> None:
+        """Caller holds the lock. `keep` must not make room for it. Without `files` it must have been published."""
         if name in self._loaded:
             return
         await self._make_room(keep)
-        files = await self._journal.adapter(name)
+        files = files or await self._journal.adapter(name)
         if files is None:
             raise AdapterRefused(f"adapter {name} was never published")
         directory = await asyncio.to_thread(self._verified_copy, files)
@@ -228,45 +246,3 @@ class Replica:
     async def _unload(self, name: str) -> None:
         self._loaded.discard(name)  # first, so that no new request can pin it while the engine lets go
         await self._engine.unload(name)
-
-
-class _Pin:
-    """Counts one request as running on one adapter, until released; releasing twice counts once."""
-
-    def __init__(self, in_flight: Counter[str], adapter: str) -> None:
-        self._in_flight = in_flight
-        self._adapter = adapter
-        self._held = True
-        in_flight[adapter] += 1
-
-    def release(self) -> None:
-        if self._held:
-            self._held = False
-            self._in_flight[self._adapter] -= 1
-
-
-class _PinnedStream:
-    """A stream that gives its pin back when it ends, fails, is closed, or is dropped before it ever began."""
-
-    def __init__(self, stream: AsyncIterator[str], pin: _Pin) -> None:
-        self._stream = stream
-        self._pin = pin
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return self
-
-    async def __anext__(self) -> str:
-        try:
-            return await anext(self._stream)
-        except BaseException:  # the end, an error or a cancellation: in each case the request is over
-            self._pin.release()
-            raise
-
-    async def aclose(self) -> None:
-        self._pin.release()
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            await close()
-
-    def __del__(self) -> None:
-        self._pin.release()

@@ -6,7 +6,9 @@ Streams can be cut on purpose, in the middle of an event and without the end tha
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -21,10 +23,10 @@ from service import imports
 from service.contracts import (
     Adapter,
     AuditEntry,
+    Candidate,
     Check,
     FeedbackBody,
     FeedbackReceipt,
-    Funnel,
     Key,
     PromoteBody,
     Role,
@@ -46,6 +48,7 @@ from service.errors import (
     Unavailable,
     from_faults,
 )
+from service.pairs import Funnel
 from serving.contracts import ReplicaStatus, Route
 from training.contracts import Evaluation, RoundReport, StepMetrics
 
@@ -95,13 +98,8 @@ def a_report() -> RoundReport:
 def a_round(n: int, state: RoundState = RoundState.QUEUED, **fields: Any) -> Round:
     settings = {"objective": "dpo", "beta": 0.1, "learning_rate": 2e-4, "epochs": 2, "min_pairs": 32}
     given = {
-        "n": n,
-        "state": state,
-        "requested_by": "admin",
-        "settings": settings,
-        "created_at": NOW,
-        "updated_at": NOW,
-    }
+        "n": n, "state": state, "requested_by": "admin", "settings": settings, "created_at": NOW, "updated_at": NOW,
+    }  # fmt: skip
     return Round(**(given | fields))
 
 
@@ -137,12 +135,8 @@ class FakeApi:
         self.keys = [Key(id="aaa", role=Role.APP, app="shop"), Key(id="bbb", role=Role.OPERATOR, app="admin")]
         self.route = Route(generation=2, stable=SECOND, previous=FIRST)
         self.funnel = Funnel(
-            votes=130,
-            votes_in_pairs=100,
-            left_out={"no_partner": 25, "truncated": 5},
-            pairs_from_votes=60,
-            pairs_imported=4,
-        )
+            votes=130, votes_in_pairs=100, left_out={"no_partner": 25, "truncated": 5}, pairs_from_votes=60, pairs_imported=4
+        )  # fmt: skip
         self.adapters = [_an_adapter(1, FIRST, "base"), _an_adapter(2, SECOND, FIRST)]
         self.rounds: dict[int, Round] = {}
         self.events: dict[int, list[RoundEvent]] = {}
@@ -152,6 +146,7 @@ class FakeApi:
         self.answer_tokens = ["Hello", ", ", "world", "."]
         self.finish_reason = "stop"
         self.votes: list[FeedbackBody] = []
+        self.received: dict[str, bytes] = {}  # the files of the last adapter that was brought
 
     def __enter__(self) -> FakeApi:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
@@ -185,6 +180,8 @@ class FakeApi:
                 return 200, _json(self.rounds[int(n)])
             case "GET", ["ops", "adapters"]:
                 return 200, {"data": [_json(adapter) for adapter in self.adapters]}
+            case "POST", ["ops", "adapters"]:
+                return self._add(body, query)
             case "GET", ["ops", "adapters", name]:
                 return 200, _json(self._adapter(name))
             case "POST", ["ops", "adapters", name, "promote"]:
@@ -239,6 +236,17 @@ class FakeApi:
                 raise Conflict(f"Round {round.n} is {round.state}. Wait for it or cancel it.", code="round_running")
         n = len(self.rounds) + 1
         self.rounds[n] = a_round(n, note=body.note)
+        return 202, _json(self.rounds[n])
+
+    def _add(self, body: bytes, query: dict[str, str]) -> tuple[int, Any]:
+        with tarfile.open(fileobj=io.BytesIO(body), mode="r:") as tar:
+            self.received = {m.name: file.read() for m in tar if (file := tar.extractfile(m)) is not None}
+        n = len(self.rounds) + 1
+        candidate = Candidate(
+            directory="/uploads/1", weights_sha256="e" * 64, name=None, parent=None,
+            assumed_base=query.get("assume_base") == "true",
+        )  # fmt: skip
+        self.rounds[n] = a_round(n, note=query.get("note"), candidate=candidate)
         return 202, _json(self.rounds[n])
 
     def _round(self, n: str) -> Round:

@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from serving.adapters import WEIGHTS, sha256_of
-from tests.adapter_files import write_adapter
-from training.contracts import AttemptStatus, Evaluation, Progress, RoundReport, RoundSpec, StepMetrics
+from tests.adapter_files import change_manifest, replace_weights, write_adapter
+from tests.fakes import logprob
+from training.contracts import HELD_OUT, AttemptStatus, Evaluation, Progress, RoundReport, RoundSpec, StepMetrics
+from training.samples import ScoredAnswer, write_samples
 from training.snapshot import pair_digest, read_snapshot
 
 
 @dataclass(frozen=True)
 class Done:
-    """The attempt ends with an adapter; `report` is what differs from a report that passes the gate."""
+    """The attempt ends with an adapter; `report` is what differs from a report that passes the gate.
+
+    `samples` are how many answers it leaves with the candidate's log-probs; None: no file of them.
+    """
 
     report: dict[str, Any] = field(default_factory=dict)
+    samples: int | None = None
 
 
 Answer = AttemptStatus | Done
@@ -39,7 +45,7 @@ def progress(*entries: Progress) -> AttemptStatus:
 
 
 class FakeTrainer:
-    """`service.rounds.Trainer`: each attempt follows a script, one answer a poll, the last one for ever.
+    """`service.attempts.Trainer`: each attempt follows a script, one answer a poll, the last one for ever.
 
     It outlives whoever started an attempt, as the cluster does. Attempts without a script succeed at once.
     """
@@ -67,7 +73,8 @@ class FakeTrainer:
         if answer == DIED:
             self._running.pop(spec.out, None)
         if isinstance(answer, Done):
-            answer = AttemptStatus(state="done", report=learn(spec, **answer.report))
+            scored = {} if answer.samples is None else {"samples": leave_samples(spec, answer.samples)}
+            answer = AttemptStatus(state="done", report=learn(spec, **(scored | answer.report)))
         told = self._told.setdefault(spec.out, [])
         told.extend(answer.progress)
         await self._happen("poll")
@@ -82,20 +89,41 @@ class FakeTrainer:
 
 
 def learn(spec: RoundSpec, **changes: Any) -> RoundReport:
-    """What an attempt leaves behind: an adapter of its own in `<out>/adapter`, and a report on it."""
-    assert pair_digest(read_snapshot(Path(spec.snapshot))) == spec.pair_digest, "these are not the frozen pairs"
+    """What an attempt leaves behind: an adapter of its own in `<out>/adapter`, and a report on it.
+
+    A candidate from outside is taken as it is and only measured, if there is something to measure it by.
+    """
+    rows = read_snapshot(Path(spec.snapshot))
+    assert pair_digest(rows) == spec.pair_digest, "these are not the frozen pairs"
     directory = Path(spec.out) / "adapter"
+    parent = spec.parent.name if spec.parent else None
     if not directory.exists():
-        parent = spec.parent.name if spec.parent else None
         write_adapter(directory, spec.adapter_ordinal, parent=parent, round=spec.round, pair_digest=spec.pair_digest)
+        if spec.candidate is not None:
+            weights = Path(spec.candidate) / WEIGHTS
+            replace_weights(directory, weights.read_bytes())
+            change_manifest(directory, name=f"policy-{spec.adapter_ordinal:04d}-{sha256_of(weights)[:8]}")
     digest = sha256_of(directory / WEIGHTS)
-    learned = {
+    learned: dict[str, Any] = {
         "adapter_name": f"policy-{spec.adapter_ordinal:04d}-{digest[:8]}",
         "adapter_directory": str(directory),
         "adapter_digest": digest,
         "pair_digest": spec.pair_digest,
     }
+    if spec.candidate is not None:
+        assert all(row.split == HELD_OUT for row in rows), "a candidate learns nothing here"
+        learned |= {"steps": (), "pairs_trained": 0, "pairs_held_out": len(rows)}
+        learned |= {} if rows else {"current": None, "candidate": None}
     return report(**(learned | changes))
+
+
+def leave_samples(spec: RoundSpec, count: int) -> str:
+    """A file of answers, with the log-probs that the fake engine gives them too."""
+    tokens = tuple(range(10, 15))
+    answers = [ScoredAnswer((1, n), tokens, tuple(logprob(token) for token in tokens)) for n in range(count)]
+    path = Path(spec.out) / "samples.json"
+    write_samples(path, answers)
+    return str(path)
 
 
 def step(number: int, **changes: Any) -> StepMetrics:

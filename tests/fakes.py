@@ -15,6 +15,7 @@ from typing import Any
 from serving.contracts import (
     BASE,
     AdapterFiles,
+    Answer,
     ChatAnswer,
     Choice,
     Completion,
@@ -23,8 +24,9 @@ from serving.contracts import (
     Prepared,
     ReplicaStatus,
     Route,
+    Scores,
 )
-from serving.errors import AdapterRefused, HostAbsent, HostError, RequestRefused
+from serving.errors import AdapterRefused, HostAbsent, HostError, NoRoom, RequestRefused
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS
 
@@ -67,6 +69,8 @@ class FakeEngine:
         self.loading.set()
         self.unloadable: set[str] = set()  # adapters that load() refuses
         self.unusable: set[str] = set()  # adapters that load and then cannot generate
+        self.dtype = "float32"
+        self.apart = 0.0  # nats a token between this engine's scores and the trainer's
         self.dead = False
         self.history: list[tuple[str, str]] = []  # (load | warm_up | unload, adapter), in order
         self.opened: list[str] = []  # the directories that were loaded from
@@ -134,6 +138,14 @@ class FakeEngine:
         if name in self.unusable:
             raise EngineDead(f"no token comes from {name}")
 
+    async def score(self, name: str, answer: Answer) -> tuple[float, ...]:
+        self._require_alive()
+        load = self._serial(name)
+        await asyncio.sleep(0)
+        assert self._serial(name) == load, f"{name} was taken away while it was scored"
+        self.history.append(("score", name))
+        return tuple(logprob(token) + self.apart for token in answer.token_ids)
+
     async def unload(self, name: str) -> None:
         self.history.append(("unload", name))
         del self._loaded[name]
@@ -164,6 +176,11 @@ def _choice(index: int, words: Sequence[str], *, stopped: bool) -> Choice:
         token_ids=(*ids, EOS) if stopped else tuple(ids),
         finish_reason="stop" if stopped else "length",
     )
+
+
+def logprob(token: int) -> float:
+    """What the fake policy gives a token, whatever comes before it; in nats."""
+    return -1.0 - token % 7 / 7
 
 
 def chunk(event: str) -> dict[str, Any]:
@@ -238,6 +255,15 @@ class FakeHost:
         if len(answers) < len(self.replicas):
             raise HostError(f"{len(self.replicas)} replicas run but only {len(answers)} answered")
         return answers
+
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        await self._happen(self.before, "score")
+        try:
+            scores = await self._listening()[0].score(files, answers)
+        except (AdapterRefused, EngineDead, NoRoom) as error:
+            raise HostError(f"score: {error}") from error
+        await self._happen(self.after, "score")
+        return scores
 
     async def abandon(self, name: str) -> None:
         await self._happen(self.before, "abandon")

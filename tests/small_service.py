@@ -23,6 +23,7 @@ from service.api.feedback import feedback_routes
 from service.api.preferences import preference_routes
 from service.api.rounds import round_routes
 from service.api.status import status_routes
+from service.candidates import door
 from service.contracts import Adapter, FeedbackBody, Rating, Role, Round, RoundBody
 from service.errors import NotFound
 from service.registry import Registry
@@ -37,6 +38,7 @@ from tests.fake_trainer import Answer, FakeTrainer
 from tests.fakes import FakeEngine, FakeHost
 
 MAX_BODY_BYTES = 100_000
+MAX_ADAPTER_BYTES = 300_000
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -142,6 +144,13 @@ class SmallService:
 
         return await asyncio.gather(*(ask(question) for question in questions))
 
+    async def thumb(self, question: str, rating: Rating, user: str | None = None) -> str:
+        """Ask for one answer and vote on it; nothing else is said of that question. Returns the completion's id."""
+        body = {"model": "policy", "messages": [{"role": "user", "content": question}]}
+        id = (await self.replica.chat(body, Caller(app="shop"))).completion_id
+        await self.store.feedback.put("shop", FeedbackBody(completion_id=id, rating=rating, user=user))
+        return id
+
     async def round(self, **body: Any) -> Round:
         """A round, from its start to its end."""
         started = await self.ask_for_round(**body)
@@ -171,11 +180,14 @@ class SmallService:
 
     def operations_app(self, *, insecure: bool = False) -> FastAPI:
         doorman = Doorman(self.store.keys, insecure=insecure)
-        app = application("operations", max_body_bytes=MAX_BODY_BYTES)
+        larger = {"/ops/adapters": MAX_ADAPTER_BYTES}
+        app = application("operations", max_body_bytes=MAX_BODY_BYTES, larger=larger)
         app.include_router(status_routes(self.store, self.host, self.rounds, "tiny", doorman))
-        app.include_router(round_routes(self.rounds, self.store, self.settings.training.min_pairs, doorman))
-        app.include_router(adapter_routes(self.registry, self.store.adapters, doorman))
-        app.include_router(preference_routes(self.store, doorman))
+        app.include_router(round_routes(self.rounds, self.store, self.settings.training, doorman))
+        app.include_router(
+            adapter_routes(self.registry, self.rounds, self.store, door(self.settings, FINGERPRINTS), doorman)
+        )
+        app.include_router(preference_routes(self.rounds.collector, self.store, doorman))
         return app
 
     async def app(self, name: str = "shop") -> httpx.AsyncClient:

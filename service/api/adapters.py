@@ -1,28 +1,58 @@
-"""`/ops/adapters` and `/ops/rollback`: what was published, and who answers."""
+"""`/ops/adapters` and `/ops/rollback`: what was published or brought from outside, and who answers."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
 
 from service.api.auth import Doorman
+from service.candidates import Door
 from service.contracts import Adapter, Key, PromoteBody, Role, RollbackBody
 from service.registry import Registry, Switch
-from service.store.adapters import Adapters
+from service.rounds import Rounds
+from service.store.store import Store
 
 
-def adapter_routes(registry: Registry, adapters: Adapters, doorman: Doorman) -> APIRouter:
+def adapter_routes(registry: Registry, rounds: Rounds, store: Store, door: Door, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops")
     operator = Depends(doorman.allow(Role.OPERATOR))
 
     @router.get("/adapters")
     async def list_adapters(key: Key = operator) -> dict[str, Any]:
-        return {"data": await adapters.list()}
+        return {"data": await store.adapters.list()}
+
+    @router.post("/adapters")
+    async def add(
+        request: Request,
+        key: Key = operator,
+        assume_base: bool = False,
+        note: Annotated[str | None, Query(max_length=1000)] = None,
+        idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
+    ) -> Response:
+        """An adapter from outside, as a tar of its files: the answer is the round that measures and judges it."""
+        with door.scratch() as upload:
+            await _receive(request, upload)
+            candidate = await asyncio.to_thread(door.admit, upload, assume_base=assume_base)
+        try:
+            round, created = await rounds.add(candidate, who=key.app, note=note, idempotency_key=idempotency_key)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, candidate.directory)
+            raise
+        if created:
+            detail = candidate.model_dump(include={"weights_sha256", "name", "assumed_base"}) | {"reason": note}
+            await store.audit.write(who=key.app, action="add", subject=f"round {round.n}", detail=detail)
+        else:
+            await asyncio.to_thread(shutil.rmtree, candidate.directory)
+        return JSONResponse(round.model_dump(mode="json"), 202 if created else 200)
 
     @router.get("/adapters/{name}")
     async def show(name: str, key: Key = operator) -> Adapter:
-        return await adapters.get(name)
+        return await store.adapters.get(name)
 
     @router.post("/adapters/{name}/promote")
     async def promote(name: str, key: Key = operator, body: PromoteBody | None = None) -> dict[str, Any]:
@@ -36,6 +66,13 @@ def adapter_routes(registry: Registry, adapters: Adapters, doorman: Doorman) -> 
         return _answer(await registry.rollback(who=key.app, to=body.to, reason=body.reason))
 
     return router
+
+
+async def _receive(request: Request, file: Path) -> None:
+    """The body into the file, piece by piece: it may be larger than memory."""
+    with file.open("xb") as out:
+        async for piece in request.stream():
+            await asyncio.to_thread(out.write, piece)
 
 
 def _answer(switch: Switch) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 FINAL = {"x-should-retry": "false"}  # the openai client retries 408, 409, 429 and 5xx unless told not to
 
 
-def application(title: str, *, max_body_bytes: int) -> FastAPI:
-    """An empty application whose every error has OpenAI's shape."""
+def application(title: str, *, max_body_bytes: int, larger: Mapping[str, int] | None = None) -> FastAPI:
+    """An empty application whose every error has OpenAI's shape. `larger`: paths that take larger bodies."""
     app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger or {})
     app.add_exception_handler(HeliotropeError, _ours)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(UnknownModel, _unknown_model)

@@ -8,30 +8,36 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from service import imports, preferences
+from service import imports
 from service.api.auth import Doorman
-from service.contracts import Key, LeftOut, Role
+from service.collecting import Collector
+from service.contracts import Key, Role, Vote
 from service.errors import BadRequest
+from service.pairs import LeftOut
 from service.store.store import Store
+from service.tuning import Objective
 
 FAULTS_SHOWN = 100
 
 
-def preference_routes(store: Store, doorman: Doorman) -> APIRouter:
+def preference_routes(collector: Collector, store: Store, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops/preferences")
     operator = Depends(doorman.allow(Role.OPERATOR))
 
     @router.get("")
     async def show(
         key: Key = operator,
-        status: Literal["paired", "left_out"] | None = None,
+        status: Literal["paired", "thumb", "left_out"] | None = None,
         reason: LeftOut | None = None,
+        objective: Objective | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> dict[str, Any]:
-        votes = await store.preferences.effective_votes()
-        learned = await store.preferences.learned_choices()
-        imported = await store.preferences.imported_new()
-        _, funnel, left_out = await asyncio.to_thread(preferences.build, votes, learned, imported)
+        found = await collector.look(objective)
+        left_out, thumbs = found.left_out, {seq for pair in found.pairs if pair.is_thumb for seq in pair.votes}
+
+        def became(vote: Vote) -> str:
+            return "left_out" if vote.seq in left_out else "thumb" if vote.seq in thumbs else "paired"
+
         shown = [
             {
                 "completion_id": vote.completion_id,
@@ -39,14 +45,13 @@ def preference_routes(store: Store, doorman: Doorman) -> APIRouter:
                 "rating": vote.rating,
                 "app": vote.app,
                 "adapter": vote.adapter,
-                "status": "left_out" if vote.seq in left_out else "paired",
+                "status": became(vote),
                 "reason": left_out.get(vote.seq),
             }
-            for vote in votes
-            if (reason is None or left_out.get(vote.seq) == reason)
-            and (status is None or (status == "left_out") == (vote.seq in left_out))
+            for vote in found.votes
+            if (reason is None or left_out.get(vote.seq) == reason) and (status is None or status == became(vote))
         ]
-        return {"funnel": funnel, "votes": shown[:limit]}
+        return {"funnel": found.funnel, "votes": shown[:limit]}
 
     @router.post("/import")
     async def import_pairs(request: Request, key: Key = operator, skip_bad: bool = False) -> Response:

@@ -10,14 +10,16 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.api.auth import Doorman
+from service.collecting import missing
 from service.contracts import Key, Role, Round, RoundBody
 from service.rounds import Rounds
+from service.settings import TrainingSettings
 from service.store.store import Store
 
 EVENT_POLL_SECONDS = 0.25
 
 
-def round_routes(rounds: Rounds, store: Store, min_pairs: int, doorman: Doorman) -> APIRouter:
+def round_routes(rounds: Rounds, store: Store, defaults: TrainingSettings, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops/rounds")
     operator = Depends(doorman.allow(Role.OPERATOR))
 
@@ -29,8 +31,10 @@ def round_routes(rounds: Rounds, store: Store, min_pairs: int, doorman: Doorman)
     ) -> Response:
         body = body or RoundBody()
         if body.dry_run:
-            funnel, needed = await rounds.preview(), body.min_pairs or min_pairs
-            answer = {"dry_run": True, "enough": funnel.pairs >= needed, "min_pairs": needed}
+            objective, needed = body.objective or defaults.objective, body.min_pairs or defaults.min_pairs
+            funnel = await rounds.preview(objective)
+            enough = missing(funnel, objective, needed) is None
+            answer = {"dry_run": True, "enough": enough, "objective": objective, "min_pairs": needed}
             return JSONResponse(answer | {"funnel": funnel.model_dump(mode="json")})
         round, created = await rounds.start(body, who=key.app, idempotency_key=idempotency_key)
         return JSONResponse(round.model_dump(mode="json"), 202 if created else 200)

@@ -1,22 +1,55 @@
-"""`adapters`, `promote` and `rollback`: what was published, and who answers."""
+"""`adapters`, `promote` and `rollback`: what was published or brought from outside, and who answers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from service.cli import rounds
 from service.cli.remote import Json, connect
 from service.client import in_path
+from service.errors import BadRequest
 from service.terminal import facts, moment, stack, table
 from service.watch import swap_line, verdict_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(no_args_is_help=True, help="Published adapters: list, show.")
+app = typer.Typer(no_args_is_help=True, help="Adapters: list, show, add.")
+
+# The files of an adapter; `serving/adapters.py` names them too, and costs a command more to import than it needs.
+CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 
 Reason = Annotated[str | None, typer.Option(help="Why; kept in the audit.")]
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="A LoRA adapter, as PEFT writes it.")
+    ],
+    assume_base: Annotated[
+        bool, typer.Option("--assume-base", help="Without a manifest: it was trained on the model that is served.")
+    ] = False,
+    note: Annotated[str | None, typer.Option(help="Kept with the round.")] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Watch its round until it is over.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring an adapter that was trained elsewhere: a round measures it, and the gate judges it like any other."""
+    remote = connect(context, as_json)
+    query = {"assume_base": "true" if assume_base else None, "note": note}
+    with packed(directory) as tar:
+        answer = remote.client.upload_file("/ops/adapters", tar, "application/x-tar", **query)
+    remote.show(answer, rounds.started)
+    if follow:
+        rounds.watch_to_the_end(remote, answer.data["n"])
 
 
 @app.command("list")
@@ -26,8 +59,8 @@ def list_adapters(context: typer.Context, as_json: Json = False) -> None:
     remote.show(
         remote.client.get("/ops/adapters"),
         lambda data: table(
-            ("name", "parent", "round", "published"),
-            ((a["name"], a["parent"], a["round"], moment(a["created_at"])) for a in data["data"]),
+            ("name", "parent", "round", "added by", "published"),
+            ((a["name"], a["parent"], a["round"], a["added_by"], moment(a["created_at"])) for a in data["data"]),
         ),
     )
 
@@ -65,10 +98,32 @@ def rollback(
     remote.show(remote.client.post("/ops/rollback", {"to": to, "reason": reason}), _changed)
 
 
+@contextmanager
+def packed(directory: Path) -> Iterator[BinaryIO]:
+    """The adapter's files as a tar. Whatever else lies beside them stays where it is.
+
+    Raises `BadRequest` when it is no adapter. An adapter in a folder `adapter`, as training writes it, is found too.
+    """
+    if not (directory / CONFIG).is_file() and (directory / "adapter" / CONFIG).is_file():
+        directory = directory / "adapter"
+    for name in (CONFIG, WEIGHTS):
+        if not (directory / name).is_file():
+            raise BadRequest(f"{directory} holds no {name}. Name the folder of a LoRA adapter, as PEFT writes it.",
+                             param=name, code="file_missing")  # fmt: skip
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
+            for name in (CONFIG, WEIGHTS, MANIFEST):
+                if (directory / name).is_file():
+                    tar.add(directory / name, arcname=name)
+        file.seek(0)
+        yield file
+
+
 def _adapter(data: dict[str, Any]) -> RenderableType:
     return stack(
         facts({
             "name": data["name"],
+            "comes from": f"outside, added by {data['added_by']}" if data["added_by"] else "a round of training here",
             "parent": data["parent"],
             "round": data["round"],
             "published": moment(data["created_at"]),

@@ -26,13 +26,14 @@ REASONS = {  # LeftOut in plain words
 
 def preferences(
     context: typer.Context,
-    status: Annotated[str | None, typer.Option(help="List the votes that are 'paired' or 'left_out'.")] = None,
+    status: Annotated[str | None, typer.Option(help="List the votes that are 'paired', 'thumb' or 'left_out'.")] = None,
     reason: Annotated[str | None, typer.Option(help="List the votes left out for this reason.")] = None,
+    objective: Annotated[str | None, typer.Option(help="As a round of this objective would see them.")] = None,
     as_json: Json = False,
 ) -> None:
     """From votes to new pairs, with the reason for every vote left out."""
     remote = connect(context, as_json)
-    answer = remote.client.get("/ops/preferences", status=status, reason=reason)
+    answer = remote.client.get("/ops/preferences", status=status, reason=reason, objective=objective)
     listed = status is not None or reason is not None
     remote.show(answer, lambda data: stack(funnel(data["funnel"]), _votes(data["votes"]) if listed else None))
 
@@ -57,9 +58,11 @@ def import_pairs(
 
 def funnel(data: dict[str, Any]) -> RenderableType:
     """Every vote is in it once: votes = those in pairs + those left out."""
+    thumbs = data["votes_in_thumbs"]
     rows = [
         (data["votes"], "effective", "a changed or retracted vote does not count"),
         (data["votes_in_pairs"], "in pairs", ""),
+        *([(data["votes_in_thumbs"], "single thumbs", "no partner, and the objective needs none")] if thumbs else []),
         *((count, reason, REASONS.get(reason, "")) for reason, count in sorted(data["left_out"].items())),
     ]
     made = table(("votes", "are", "because"), rows, wrap=("because",))
@@ -69,7 +72,9 @@ def funnel(data: dict[str, Any]) -> RenderableType:
 def new_pairs(data: dict[str, Any]) -> str:
     """What a round started now would learn from."""
     voted, imported = data["pairs_from_votes"], data["pairs_imported"]
-    return f"{voted + imported} ({voted} from votes, {imported} imported)"
+    thumbs = f", and {data['thumbs']} single thumbs" if data["thumbs"] else ""
+    replayed = f", and {data['pairs_replayed']} replayed" if data["pairs_replayed"] else ""
+    return f"{voted + imported} ({voted} from votes, {imported} imported){thumbs}{replayed}"
 
 
 def _votes(votes: list[dict[str, Any]]) -> RenderableType:

@@ -8,6 +8,7 @@ import typer
 
 from service.cli.preferences import funnel
 from service.cli.remote import Json, Remote, connect
+from service.measured import measured
 from service.terminal import console, facts, moment, stack, table
 from service.watch import verdict_table, watch
 
@@ -22,10 +23,17 @@ Number = Annotated[int, typer.Argument(metavar="N", help="The round's number.", 
 @app.command()
 def start(
     context: typer.Context,
-    objective: Annotated[str | None, typer.Option(help="What is optimised.", metavar="dpo")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="A sum of losses, such as dpo, dpo+0.2*nll, dpo+kto, rpo.", metavar="LOSSES")
+    ] = None,
     beta: Annotated[float | None, typer.Option(help="How closely the policy stays to the deployed one.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of votes taken to be wrong.")] = None,
+    ld_alpha: Annotated[float | None, typer.Option(help="Weight of the longer answer's tail (LD-DPO).")] = None,
+    desirable_weight: Annotated[float | None, typer.Option(help="KTO's weight of thumbs up.")] = None,
+    undesirable_weight: Annotated[float | None, typer.Option(help="KTO's weight of thumbs down.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(help="How often each pair is seen.")] = None,
+    replay: Annotated[float | None, typer.Option(help="Share of pairs that earlier rounds learned, 0 to 0.5.")] = None,
     min_pairs: Annotated[int | None, typer.Option(help="With fewer new pairs the round does nothing.")] = None,
     note: Annotated[str | None, typer.Option(help="Kept with the round.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the round would learn from.")] = False,
@@ -34,14 +42,16 @@ def start(
 ) -> None:
     """Start a round. What is not given comes from the service's settings."""
     given = {
-        "objective": objective, "beta": beta, "learning_rate": learning_rate, "epochs": epochs,
-        "min_pairs": min_pairs, "note": note, "dry_run": dry_run or None,
+        "objective": objective, "beta": beta, "label_smoothing": label_smoothing, "ld_alpha": ld_alpha,
+        "desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight,
+        "learning_rate": learning_rate, "epochs": epochs, "replay": replay, "min_pairs": min_pairs,
+        "note": note, "dry_run": dry_run or None,
     }  # fmt: skip
     remote = connect(context, as_json)
     answer = remote.client.post("/ops/rounds", {name: value for name, value in given.items() if value is not None})
-    remote.show(answer, _dry_run if dry_run else _started)
+    remote.show(answer, _dry_run if dry_run else started)
     if follow and not dry_run:
-        _watch(remote, answer.data["n"])
+        watch_to_the_end(remote, answer.data["n"])
 
 
 @app.command("list")
@@ -61,7 +71,7 @@ def show(context: typer.Context, n: Number, as_json: Json = False) -> None:
 @app.command("watch")
 def watch_round(context: typer.Context, n: Number, as_json: Json = False) -> None:
     """Follow a round until it is over. Exits with 1 unless its adapter was promoted."""
-    _watch(connect(context, as_json), n)
+    watch_to_the_end(connect(context, as_json), n)
 
 
 @app.command()
@@ -71,12 +81,13 @@ def cancel(context: typer.Context, n: Number, as_json: Json = False) -> None:
     remote.show(remote.client.post(f"/ops/rounds/{n}/cancel", {}), lambda data: f"round {n} is {data['state']}")
 
 
-def _watch(remote: Remote, n: int) -> None:
+def watch_to_the_end(remote: Remote, n: int) -> None:
+    """Ends the command with 1 unless the round's adapter was promoted."""
     if not watch(remote.client, n, console(), as_json=remote.as_json):
         raise typer.Exit(1)
 
 
-def _started(data: dict[str, Any]) -> str:
+def started(data: dict[str, Any]) -> str:
     n = data["n"]
     return f"round {n} is {data['state']}; follow it with `heliotrope round watch {n}`"
 
@@ -84,6 +95,12 @@ def _started(data: dict[str, Any]) -> str:
 def _dry_run(data: dict[str, Any]) -> RenderableType:
     verb = "would learn from these" if data["enough"] else "would do nothing"
     return stack(funnel(data["funnel"]), f"A round {verb}: at least {data['min_pairs']} new pairs are needed.")
+
+
+def _candidate(data: dict[str, Any]) -> str:
+    candidate = data["candidate"]
+    vouched = ", its base vouched for" if candidate["assumed_base"] else ""
+    return f"{candidate['name'] or 'an adapter'} from outside, added by {data['requested_by']}{vouched}"
 
 
 def _rounds(data: dict[str, Any]) -> RenderableType:
@@ -104,6 +121,7 @@ def _round(data: dict[str, Any]) -> RenderableType:
             "asked for": f"{moment(data['created_at'])} by {data['requested_by']}",
             "changed": moment(data["updated_at"]),
             "settings": "  ".join(f"{name}={value}" for name, value in data["settings"].items()),
+            "candidate": _candidate(data) if data["candidate"] else None,
             "parent": data["parent"],
             "attempt": data["attempt"] or None,
             "pairs": data["pairs"],
@@ -111,22 +129,6 @@ def _round(data: dict[str, Any]) -> RenderableType:
             "adapter": data["adapter"],
         }),
         funnel(data["funnel"]) if data["funnel"] else None,
-        _report(data["report"]) if data["report"] else None,
+        measured(data["report"], data["parity"]) if data["report"] else None,
         verdict_table(data["verdict"]) if data["verdict"] else None,
     )  # fmt: skip
-
-
-def _report(report: dict[str, Any]) -> RenderableType:
-    """What training measured, in short; `--json` has every step."""
-    last = report["steps"][-1] if report["steps"] else None
-    current, candidate = report["current"], report["candidate"]
-    skipped = "".join(f", {count} {reason}" for reason, count in report["pairs_skipped"].items())
-    return facts({
-        "trained on": f"{report['pairs_trained']} pairs, {report['pairs_held_out']} held out{skipped}",
-        "loss": f"{report['step0_loss']:.4f} at first, {last['loss']:.4f} at last" if last else None,
-        "margin": last["rewards/margins"] if last else None,
-        "held-out accuracy": (
-            f"{candidate['accuracy']:.1%}, the deployed adapter {current['accuracy']:.1%}" if current and candidate else None
-        ),
-        "seconds": "  ".join(f"{phase}={seconds:.1f}" for phase, seconds in report["seconds"].items()),
-    })  # fmt: skip

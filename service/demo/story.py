@@ -21,11 +21,12 @@ from rich.table import Table
 
 from service import node
 from service.client import KEYS_FILE, Client
-from service.contracts import Funnel, Round
+from service.contracts import Round
 from service.demo import score
 from service.demo.people import DRIFTED, FIRST, Taste
 from service.demo.traffic import Answer, Clients
 from service.errors import HeliotropeError
+from service.pairs import Funnel
 from service.settings import Settings
 from service.watch import watch
 from training.corpus import held_out, unsafe, voted

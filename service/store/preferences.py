@@ -8,22 +8,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Row, Select, Text, any_, literal, select, union
+from sqlalchemy import ARRAY, Row, Select, Text, any_, literal, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.contracts import ImportedPair, Pair, RoundState, Vote
+from service.contracts import Vote
+from service.pairs import ImportedPair, Pair
+from service.store import round_pairs
 from service.store.feedback import NO_USER
+from service.store.round_pairs import ChoiceKey
 from service.store.sessions import Sessions
-from service.store.tables import choices, completions, feedback, imported_pairs, round_pairs, rounds
-from training.contracts import HELD_OUT, TRAIN
+from service.store.tables import choices, completions, feedback, imported_pairs
+from training.contracts import HELD_OUT, NEW, TRAIN
 from training.snapshot import SnapshotRow
-
-ChoiceKey = tuple[str, int]  # (completion_id, choice_index)
-_LEARNED_NOTHING = [RoundState.FAILED.value, RoundState.CANCELLED.value]
 
 
 class _Served(NamedTuple):
@@ -43,8 +43,12 @@ class Preferences:
     async def learned_choices(self) -> set[ChoiceKey]:
         """The choices in pairs of rounds that ended with a verdict, or that may still do so."""
         async with self._sessions.transaction() as connection:
-            found = await connection.execute(union(_learned_side("chosen"), _learned_side("rejected")))
-            return {(completion_id, choice_index) for completion_id, choice_index in found}
+            return await round_pairs.learned_choices(connection)
+
+    async def trained_in(self, rounds: Sequence[int]) -> list[Pair]:
+        """What the promoted ones of these rounds have trained on, by id; never what they held out."""
+        async with self._sessions.transaction() as connection:
+            return await round_pairs.trained(connection, rounds)
 
     async def add_imported(self, pairs: Sequence[ImportedPair]) -> int:
         """Keeps the pairs, all or none; those already there are left alone. How many were new."""
@@ -60,17 +64,13 @@ class Preferences:
 
     async def imported_new(self) -> list[ImportedPair]:
         """The imported pairs that no round has learned, nor may still, oldest first."""
-        learned = (
-            select(round_pairs.c.pair_id)
-            .select_from(round_pairs.join(rounds))
-            .where(rounds.c.state.not_in(_LEARNED_NOTHING))
-            .where(round_pairs.c.pair_id == imported_pairs.c.id)
-        )
-        statement = select(imported_pairs).where(~learned.exists()).order_by(imported_pairs.c.seq)
+        statement = select(imported_pairs).where(~round_pairs.learned_import()).order_by(imported_pairs.c.seq)
         async with self._sessions.transaction() as connection:
             return [_imported_pair(row) for row in await connection.execute(statement)]
 
-    async def snapshot_rows(self, pairs: Sequence[Pair], held_out: AbstractSet[str]) -> list[SnapshotRow]:
+    async def snapshot_rows(
+        self, pairs: Sequence[Pair], held_out: AbstractSet[str], origin: str = NEW
+    ) -> list[SnapshotRow]:
         """The content of each pair, in the order of `pairs`: what was served for votes, the text for imports.
 
         Raises `KeyError` when a pair names content that the store does not hold.
@@ -80,11 +80,9 @@ class Preferences:
             imported = await _imported(connection, pairs)
         rows = []
         for pair in pairs:
+            content = _content_of_text(imported[pair.id]) if pair.origin == "import" else _served_content(pair, served)
             split = HELD_OUT if pair.id in held_out else TRAIN
-            if pair.chosen is not None and pair.rejected is not None:
-                rows.append(_row_of_tokens(pair.id, split, served[pair.chosen], served[pair.rejected]))
-            else:
-                rows.append(_row_of_text(pair.id, split, imported[pair.id]))
+            rows.append(SnapshotRow(pair.id, split, origin=origin, voter=pair.voter, **content))
         return rows
 
 
@@ -103,15 +101,6 @@ def _effective_votes() -> Select[*tuple[Any, ...]]:
         # Asked of the last vote, not before it is chosen: else a retraction would bring an older vote back.
         .where(~last.c.retracted)
         .order_by(last.c.seq)
-    )
-
-
-def _learned_side(side: Literal["chosen", "rejected"]) -> Select[Any, Any]:
-    completion_id, choice_index = round_pairs.c[f"{side}_completion_id"], round_pairs.c[f"{side}_choice_index"]
-    return (
-        select(completion_id, choice_index)
-        .join(rounds, rounds.c.n == round_pairs.c.round)
-        .where(rounds.c.state.not_in(_LEARNED_NOTHING), completion_id.is_not(None))
     )
 
 
@@ -138,20 +127,20 @@ async def _imported(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[
     return {row.id: _imported_pair(row) for row in found}
 
 
-def _row_of_tokens(pair_id: str, split: str, chosen: _Served, rejected: _Served) -> SnapshotRow:
-    assert chosen.prompt_token_ids == rejected.prompt_token_ids, "a pair has one prompt"
-    return SnapshotRow(
-        pair_id,
-        split,
-        chosen.prompt_token_ids,
-        chosen_token_ids=chosen.token_ids,
-        rejected_token_ids=rejected.token_ids,
-    )
+def _served_content(pair: Pair, served: dict[ChoiceKey, _Served]) -> dict[str, Any]:
+    """The token ids of a pair, or of a thumb, which has one answer."""
+    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+    answers = {side: served[key] for side, key in sides.items() if key is not None}
+    prompts = [answer.prompt_token_ids for answer in answers.values()]
+    assert prompts and all(prompt == prompts[0] for prompt in prompts), "a pair has one prompt"
+    return {"prompt_token_ids": prompts[0]} | {
+        f"{side}_token_ids": answer.token_ids for side, answer in answers.items()
+    }
 
 
-def _row_of_text(pair_id: str, split: str, pair: ImportedPair) -> SnapshotRow:
+def _content_of_text(pair: ImportedPair) -> dict[str, Any]:
     messages = json.dumps(pair.messages, ensure_ascii=False)
-    return SnapshotRow(pair_id, split, messages=messages, chosen_text=pair.chosen, rejected_text=pair.rejected)
+    return {"messages": messages, "chosen_text": pair.chosen, "rejected_text": pair.rejected}
 
 
 def _vote(row: Row[Any]) -> Vote:

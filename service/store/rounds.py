@@ -10,15 +10,17 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypedDict, Unpack
 
+from pydantic import BaseModel
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.contracts import Pair, Round, RoundEvent, RoundState, Verdict
+from service.contracts import Candidate, Round, RoundEvent, RoundState, Verdict
 from service.errors import Conflict, NotFound
-from service.store import round_events
+from service.pairs import Pair
+from service.parity import Parity
+from service.store import round_events, round_pairs
 from service.store.sessions import Sessions
-from service.store.tables import CREATE_ROUND_LOCK, round_pairs, rounds
-from training.contracts import HELD_OUT, TRAIN
+from service.store.tables import CREATE_ROUND_LOCK, rounds
 
 _FINAL = [state.value for state in RoundState if state.final]
 
@@ -44,6 +46,7 @@ class RoundFields(TypedDict, total=False):
     funnel: dict[str, Any]
     report: dict[str, Any]
     verdict: Verdict
+    parity: Parity | None
 
 
 class Rounds:
@@ -58,6 +61,7 @@ class Rounds:
         note: str | None,
         idempotency_key: str | None,
         body_sha256: str,
+        candidate: Candidate | None = None,
     ) -> tuple[Round, bool]:
         """A queued round, and whether it is new: a repeated key with the same body answers with the first round.
 
@@ -65,13 +69,10 @@ class Rounds:
         round is not final.
         """
         new = {
-            "state": RoundState.QUEUED.value,
-            "requested_by": requested_by,
-            "note": note,
-            "idempotency_key": idempotency_key,
-            "body_sha256": body_sha256,
-            "settings": settings,
-        }
+            "state": RoundState.QUEUED.value, "requested_by": requested_by, "note": note, "settings": settings,
+            "idempotency_key": idempotency_key, "body_sha256": body_sha256,
+            "candidate": candidate.model_dump() if candidate else None,
+        }  # fmt: skip
         async with self._sessions.transaction() as connection:
             # One creator at a time: the second sees the first one's round, and no number is skipped.
             await connection.execute(select(func.pg_advisory_xact_lock(CREATE_ROUND_LOCK)))
@@ -126,8 +127,9 @@ class Rounds:
         n: int,
         *,
         attempt: int,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Pair],  # those the round uses up; none when it only measures a candidate
         held_out: AbstractSet[str],  # ids of the pairs that are kept for the evaluation
+        rows: int,  # of the snapshot
         parent: str,
         snapshot: str,
         pair_digest: str,
@@ -138,9 +140,8 @@ class Rounds:
 
         Raises `StaleRound`.
         """
-        assert pairs, "a round without pairs has nothing to learn"
         frozen = {
-            "pairs": len(pairs),
+            "pairs": rows,
             "parent": parent,
             "snapshot": snapshot,
             "pair_digest": pair_digest,
@@ -149,7 +150,7 @@ class Rounds:
         }
         async with self._sessions.transaction() as connection:
             moved = await _move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
-            await connection.execute(insert(round_pairs), [_pair_row(n, pair, held_out) for pair in pairs])
+            await round_pairs.append(connection, n, pairs, held_out)
             return moved
 
     async def next_attempt(self, n: int, expect_attempt: int) -> Round:
@@ -227,8 +228,7 @@ async def _move(
     columns: dict[str, Any],
 ) -> Round:
     assert not expect.final, "a final state is never left"
-    if isinstance(verdict := columns.get("verdict"), Verdict):
-        columns |= {"verdict": verdict.model_dump(mode="json")}
+    columns = {name: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for name, v in columns.items()}
     statement = update(rounds).where(rounds.c.n == n, rounds.c.state == expect.value)
     if attempt is not None:
         statement = statement.where(rounds.c.attempt == attempt)
@@ -247,21 +247,6 @@ async def _stale(connection: AsyncConnection, n: int) -> NoReturn:
 
 def _stale_error(row: Row[Any]) -> StaleRound:
     return StaleRound(f"Round {row.n} is {row.state} in attempt {row.attempt} by now.")
-
-
-def _pair_row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:
-    chosen, rejected = pair.chosen or (None, None), pair.rejected or (None, None)
-    return {
-        "round": n,
-        "pair_id": pair.id,
-        "split": HELD_OUT if pair.id in held_out else TRAIN,
-        "origin": pair.origin,
-        "chosen_completion_id": chosen[0],
-        "chosen_choice_index": chosen[1],
-        "rejected_completion_id": rejected[0],
-        "rejected_choice_index": rejected[1],
-        "votes": list(pair.votes),
-    }
 
 
 def _round(row: Row[Any]) -> Round:

@@ -147,6 +147,8 @@ rounds = Table(
     Column("funnel", _NullableJson),
     Column("report", _NullableJson),
     Column("verdict", _NullableJson),
+    Column("candidate", _NullableJson),  # an adapter from outside; null: the round trains one
+    Column("parity", _NullableJson),
     _now(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
@@ -200,6 +202,7 @@ adapters = Table(
     Column("pair_digest", Text),
     Column("verdict", _NullableJson),
     _now(),
+    Column("added_by", Text),  # null: a round trained it
 )
 
 adapter_ordinals = Sequence("adapter_ordinals", metadata=metadata)  # the n in `policy-<n>-<digest8>`

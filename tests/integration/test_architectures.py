@@ -7,7 +7,7 @@ the way: its tokens through the engine, its layers through the DPO step, its ada
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import pytest
 
 from service.app import StoreJournal
 from service.contracts import FeedbackBody, Rating, RoundBody, RoundState
+from service.parity import compare
 from service.registry import Registry
 from service.rounds import Rounds
 from service.settings import Settings, load
 from service.store.store import Store
-from serving.contracts import BASE, Caller, ChatAnswer, Prepared, ReplicaStatus, Route
+from serving.contracts import BASE, AdapterFiles, Answer, Caller, ChatAnswer, Prepared, ReplicaStatus, Route, Scores
 from serving.engine import VllmEngine
 from serving.errors import HostError
 from serving.replica import Replica
@@ -27,6 +28,7 @@ from tests.tiny_models import ARCHITECTURES, build
 from training.contracts import AttemptStatus, Progress, RoundSpec
 from training.fingerprints import fingerprints
 from training.learn import learn
+from training.samples import read_samples
 
 QUESTIONS = [f"What is {a} plus {b}?" for a in range(3) for b in range(4)]
 ANSWERS = 6
@@ -45,6 +47,9 @@ class OneReplica:
             raise HostError(prepared.error)
         return [prepared]
 
+    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
+        return await self._replica.score(files, answers)
+
     async def abandon(self, name: str) -> None:
         await self._replica.abandon(name)
 
@@ -56,7 +61,7 @@ class OneReplica:
 
 
 class InThisProcess:
-    """`service.rounds.Trainer` that trains at once, in a thread."""
+    """`service.attempts.Trainer` that trains at once, in a thread."""
 
     def __init__(self) -> None:
         self._done: dict[tuple[int, int], AttemptStatus] = {}
@@ -130,6 +135,7 @@ async def test_the_whole_way(house: House) -> None:
     (round,) = await house.store.rounds.list()
     assert round.report is not None, round.reason
     assert round.report["step0_max_abs_logratio"] == 0  # invariant 1, exactly, whatever the architecture
+    await agree(house, round.report)
     # A random model may generalise or not; the gate decides, and either is a result.
     assert round.state in (RoundState.PROMOTED, RoundState.REJECTED), round.reason
     if round.state is RoundState.REJECTED:
@@ -146,6 +152,18 @@ async def test_the_whole_way(house: House) -> None:
     after = await house.chat(QUESTIONS[0], temperature=0, max_tokens=8)
     assert after.adapter == BASE
     assert house.replica.status().loaded == (route.stable,)
+
+
+async def agree(house: House, report: dict[str, Any]) -> None:
+    """The new adapter's log-probs in transformers are those in vLLM, whatever the gate says of it."""
+    ours = read_samples(Path(report["samples"]))
+    answers = [Answer(prompt_token_ids=each.prompt_token_ids, token_ids=each.token_ids) for each in ours]
+    theirs = await house.registry.score(Path(report["adapter_directory"]), report["adapter_name"], answers)
+    parity = compare(ours, theirs, report["dtype"])
+    assert parity.tokens > 0
+    assert parity.max_abs is not None and parity.max_abs < 1e-3, parity
+    if house.replica.status().stable != report["adapter_name"]:
+        await house.registry.abandon(report["adapter_name"])
 
 
 async def publish_anyway(house: House, n: int, name: str, directory: str) -> None:

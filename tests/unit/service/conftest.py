@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from service.contracts import Pair, Round, RoundState
+from service.contracts import Round, RoundState
+from service.pairs import Pair
 from service.store.store import Store
 from serving.contracts import Choice, Completion
 
@@ -23,6 +24,7 @@ FROZEN: dict[str, Any] = {
     "pair_digest": "d" * 64,
     "adapter_ordinal": 1,
     "funnel": {"votes": 2},
+    "rows": 1,
 }
 A_PAIR = Pair(id="p", origin="import", prompt_digest="0" * 64, app=None, chosen=None, rejected=None)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import gate
+from service.parity import Parity
 from service.settings import GateSettings
 from tests.fake_trainer import evaluation, report, step
 
@@ -40,11 +41,15 @@ CASES: list[tuple[str, dict[str, Any], Outcome]] = [
     ("step0", {"step0_loss": math.log(2) + 1.1e-4}, "fail"),
     ("step0", {"step0_loss": math.log(2) - 1.1e-4}, "fail"),
     ("step0", {"step0_loss": 0.0}, "fail"),
+    ("step0", {"step0_loss": 0.25, "step0_expected_loss": 0.25}, "pass"),
+    ("step0", {"step0_loss": math.log(2), "step0_expected_loss": 0.25}, "fail"),
     ("learned", {"weights_changed": False}, "fail"),
     ("learned", {"steps": (step(1, rewards_margins=0.01),)}, "pass"),
     ("learned", {"steps": (step(1, rewards_margins=0.0099),)}, "fail"),
     ("learned", {"steps": (step(1, rewards_margins=-0.4),)}, "fail"),
     ("learned", {"steps": ()}, "fail"),
+    ("learned", {"steps": (step(1, rewards_margins=None),)}, "abstain"),
+    ("learned", {"steps": tuple(step(n, rewards_margins=(None, 0.5)[n % 2]) for n in range(1, 9))}, "pass"),
     ("held_out", {"current": evaluation(accuracy=0.8), "candidate": evaluation(accuracy=0.8)}, "pass"),
     ("held_out", {"current": evaluation(accuracy=0.8), "candidate": evaluation(accuracy=0.79)}, "fail"),
     ("held_out", {"candidate": evaluation(pairs=4, accuracy=1.0)}, "pass"),
@@ -127,3 +132,54 @@ def test_only_a_candidate_that_passes_all_checks_is_promoted(fault: str | None, 
     assert verdict.promote == all(check.outcome == "pass" for check in verdict.checks)
     assert len({check.name for check in verdict.checks}) == 5
     assert verdict.promote == gate.summary(verdict).startswith("passed")
+
+
+# --- parity -------------------------------------------------------------------------------------------
+
+
+def _parity(mean_abs: float | None, tokens: int = 50, serving_dtype: str = "float32") -> Parity:
+    return Parity(
+        samples=4, tokens=tokens, mean_abs=mean_abs, max_abs=mean_abs,
+        training_dtype="float32", serving_dtype=serving_dtype,
+    )  # fmt: skip
+
+
+PARITIES: list[tuple[Parity, GateSettings, Outcome]] = [
+    (_parity(0.0), SETTINGS, "pass"),
+    (_parity(0.01), SETTINGS, "pass"),
+    (_parity(0.011), SETTINGS, "fail"),
+    (_parity(0.05, serving_dtype="bfloat16"), SETTINGS, "pass"),
+    (_parity(0.051, serving_dtype="bfloat16"), SETTINGS, "fail"),
+    (_parity(0.05), GateSettings(parity_tolerance=0.06), "pass"),
+    (_parity(0.05, serving_dtype="bfloat16"), GateSettings(parity_tolerance=0.001), "fail"),
+    (_parity(None), SETTINGS, "fail"),
+    (_parity(None, tokens=0), SETTINGS, "abstain"),
+]
+
+
+@pytest.mark.parametrize(("parity", "settings", "outcome"), PARITIES)
+def test_serving_must_agree_with_training(parity: Parity, settings: GateSettings, outcome: Outcome) -> None:
+    verdict = gate.judge(report(), None, settings, parity=parity)
+    [check] = [check for check in verdict.checks if check.name == "parity"]
+    assert check.outcome == outcome
+    assert verdict.promote == (outcome == "pass")
+
+
+def test_without_samples_there_is_no_check_of_parity() -> None:
+    assert "parity" not in [check.name for check in gate.judge(report(), None, SETTINGS).checks]
+
+
+# --- from outside -------------------------------------------------------------------------------------
+
+
+def test_a_candidate_from_outside_is_judged_by_how_it_answers_alone() -> None:
+    untrained = {"steps": (), "step0_loss": 0.0, "nonfinite_steps": 0}
+    verdict = gate.judge(report(**untrained), None, SETTINGS, added_by="tess")
+    assert [check.name for check in verdict.checks] == ["integrity", "outside", "held_out"]
+    assert "brought from outside by tess" in verdict.checks[1].why
+    assert verdict.promote
+
+
+@pytest.mark.parametrize("changes", [{"current": None, "candidate": None}, {"candidate": evaluation(accuracy=0.1)}])
+def test_a_candidate_from_outside_must_win_on_held_out_pairs_all_the_same(changes: dict[str, Any]) -> None:
+    assert not gate.judge(report(steps=(), **changes), None, SETTINGS, added_by="tess").promote

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts import ImportedPair, LeftOut, Pair, Rating, Vote
+from service.contracts import Rating, Vote
+from service.pairs import ImportedPair, LeftOut, Pair
 from service.preferences import build, hold_out
 
 UP, DOWN = Rating.UP, Rating.DOWN

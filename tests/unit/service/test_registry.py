@@ -14,10 +14,11 @@ from service.errors import AdapterRejected, Conflict, NotFound, PreconditionFail
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from serving.adapters import WEIGHTS
-from serving.contracts import BASE, Route
+from serving.contracts import BASE, Answer, Route
 from serving.errors import AdapterRefused, HostError
 from tests.adapter_files import flip_byte, write_adapter
 from tests.fake_trainer import report
+from tests.fakes import logprob
 from tests.small_service import SmallService
 from training.contracts import RoundReport
 
@@ -285,11 +286,17 @@ StartRound = Callable[..., Awaitable[Round]]
 async def test_a_published_adapter_has_a_place_of_its_own(
     small: SmallService, start_round: StartRound, tmp_path: Path
 ) -> None:
-    n = (await start_round(RoundState.JUDGING)).n
+    round = await start_round(RoundState.JUDGING)
     candidate = _candidate(tmp_path)
-    adapter = await small.registry.publish(n, 0, BASE, candidate, VERDICT)
+    adapter = await small.registry.publish(round, candidate, VERDICT)
     assert await small.store.adapters.get(adapter.name) == adapter
-    assert (adapter.ordinal, adapter.parent, adapter.round, adapter.pair_digest) == (1, BASE, n, candidate.pair_digest)
+    assert (adapter.ordinal, adapter.parent, adapter.round, adapter.pair_digest) == (
+        1,
+        BASE,
+        round.n,
+        candidate.pair_digest,
+    )
+    assert adapter.added_by is None
     assert Path(adapter.directory) == small.settings.adapters / adapter.name
     shutil.rmtree(candidate.adapter_directory)
     await small.registry.promote(adapter.name, who="tess")
@@ -297,10 +304,10 @@ async def test_a_published_adapter_has_a_place_of_its_own(
 
 
 async def test_publishing_twice_publishes_once(small: SmallService, start_round: StartRound, tmp_path: Path) -> None:
-    n = (await start_round(RoundState.JUDGING)).n
+    round = await start_round(RoundState.JUDGING)
     candidate = _candidate(tmp_path)
-    first = await small.registry.publish(n, 0, BASE, candidate, VERDICT)
-    again = await small.registry.publish(n, 0, BASE, candidate, VERDICT)
+    first = await small.registry.publish(round, candidate, VERDICT)
+    again = await small.registry.publish(round, candidate, VERDICT)
     assert [adapter.name for adapter in await small.store.adapters.list()] == [first.name]
     assert again.manifest_sha256 == first.manifest_sha256
     assert [entry.name for entry in small.settings.adapters.iterdir()] == [first.name]
@@ -311,25 +318,25 @@ async def test_a_stale_attempt_cannot_publish(
     small: SmallService, start_round: StartRound, tmp_path: Path, how: str
 ) -> None:
     state = {"cancelled": RoundState.CANCELLED, "still training": RoundState.TRAINING}.get(how, RoundState.JUDGING)
-    n = (await start_round(state)).n
+    round = await start_round(state)
     if how == "another attempt":
-        await small.store.rounds.next_attempt(n, 0)
+        await small.store.rounds.next_attempt(round.n, 0)
     with pytest.raises(StaleRound):
-        await small.registry.publish(n, 0, BASE, _candidate(tmp_path), VERDICT)
+        await small.registry.publish(round, _candidate(tmp_path), VERDICT)
     assert await small.store.adapters.list() == ()
 
 
 async def test_a_spoiled_candidate_is_never_published(
     small: SmallService, start_round: StartRound, tmp_path: Path
 ) -> None:
-    n = (await start_round(RoundState.JUDGING)).n
+    round = await start_round(RoundState.JUDGING)
     candidate = _candidate(tmp_path)
     flip_byte(Path(candidate.adapter_directory) / WEIGHTS)
     fault = small.registry.fault(Path(candidate.adapter_directory), candidate.adapter_name)
     assert fault is not None
     assert "does not hash" in fault
     with pytest.raises(AdapterRefused, match="does not hash"):
-        await small.registry.publish(n, 0, BASE, candidate, VERDICT)
+        await small.registry.publish(round, candidate, VERDICT)
     assert await small.store.adapters.list() == ()
     assert list(small.settings.adapters.iterdir()) == []
 
@@ -338,3 +345,35 @@ def test_a_sound_candidate_has_no_fault(small: SmallService, tmp_path: Path) -> 
     files = write_adapter(tmp_path / "sound")
     assert small.registry.fault(Path(files.directory), files.name) is None
     assert small.registry.fault(tmp_path / "nowhere", files.name) is not None
+
+
+# --- score --------------------------------------------------------------------------------------------
+
+ANSWER = Answer(prompt_token_ids=(1, 2), token_ids=(30, 31, 32))
+
+
+async def test_one_replica_scores_a_candidate_that_nobody_has_published(small: SmallService, tmp_path: Path) -> None:
+    files = write_adapter(tmp_path / "adapter")
+    scores = await small.registry.score(Path(files.directory), files.name, [ANSWER, ANSWER])
+    assert scores.logprobs == (tuple(logprob(token) for token in ANSWER.token_ids),) * 2
+    assert (scores.replica, scores.dtype) == ("one", "float32")
+    assert _loaded(small) == [{files.name}, set()], "the other goes on undisturbed"
+    assert await small.store.adapters.list() == ()
+    await small.registry.abandon(files.name)
+    assert _loaded(small) == [set(), set()]
+
+
+async def test_a_candidate_that_cannot_be_scored_leaves_nothing_behind(small: SmallService, tmp_path: Path) -> None:
+    files = write_adapter(tmp_path / "adapter")
+    small.engines[0].unloadable.add(files.name)
+    with pytest.raises(AdapterRejected, match="The route is unchanged") as refused:
+        await small.registry.score(Path(files.directory), files.name, [ANSWER])
+    assert refused.value.code == "prepare_failed"
+    assert _loaded(small) == [set(), set()]
+
+
+async def test_while_no_replica_runs_scoring_is_to_be_tried_again(small: SmallService, tmp_path: Path) -> None:
+    files = write_adapter(tmp_path / "adapter")
+    small.host.gone = True
+    with pytest.raises(Unavailable):
+        await small.registry.score(Path(files.directory), files.name, [ANSWER])

@@ -128,7 +128,10 @@ async def test_without_a_round_there_is_nothing_to_do(start: Start) -> None:
 async def test_a_round_uses_the_settings_where_the_body_says_nothing(start: Start) -> None:
     small = await start(beta=0.3, learning_rate=0.01, epochs=2)
     round = await small.ask_for_round(learning_rate=0.02, min_pairs=5)
-    assert round.settings == {"objective": "dpo", "beta": 0.3, "learning_rate": 0.02, "epochs": 2, "min_pairs": 5}
+    assert round.settings == {
+        "objective": "dpo", "beta": 0.3, "label_smoothing": 0.0, "ld_alpha": 1.0, "desirable_weight": 1.0,
+        "undesirable_weight": 1.0, "learning_rate": 0.02, "epochs": 2, "replay": 0.0, "min_pairs": 5,
+    }  # fmt: skip
 
 
 async def test_an_idempotency_key_starts_one_round(start: Start) -> None:

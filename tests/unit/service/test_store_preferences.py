@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from service import preferences
-from service.contracts import FeedbackBody, ImportedPair, Pair, Rating, Round, RoundState
+from service.contracts import FeedbackBody, Rating, Round, RoundState
+from service.pairs import ImportedPair, Pair
 from service.store.completions import prompt_digest
 from service.store.store import Store
 from serving.contracts import Completion

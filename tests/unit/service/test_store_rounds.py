@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, exc, insert
 
-from service.contracts import Check, Pair, Round, RoundState, Verdict
+from service.contracts import Check, Round, RoundState, Verdict
 from service.errors import Conflict, NotFound
+from service.pairs import Pair
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from service.store.tables import round_pairs, rounds
@@ -22,6 +23,7 @@ FROZEN: dict[str, Any] = {
     "pair_digest": "d" * 64,
     "adapter_ordinal": 3,
     "funnel": {"votes": 2},
+    "rows": 2,
 }
 PAIRS = [
     Pair(id="v", origin="votes", prompt_digest="p", app="shop", chosen=("c1", 0), rejected=("c1", 1), votes=(4, 9)),

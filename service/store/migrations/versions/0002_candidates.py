@@ -1,0 +1,16 @@
+"""Adapters from outside: the candidate of a round, who brought it, and how serving agreed with training."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("rounds", sa.Column("candidate", JSONB()))
+    op.add_column("rounds", sa.Column("parity", JSONB()))
+    op.add_column("adapters", sa.Column("added_by", sa.Text()))
