@@ -27,7 +27,7 @@ check: $(STAMP) ## lint, types, import rules, unit tests; no Ray, no vLLM
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit tests/test_architecture.py
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 tests/unit tests/test_architecture.py
 
 bench: $(STAMP) ## measure against peers in the same run
 	$(BIN)/python -m tests.benchmarks

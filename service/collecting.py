@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from service import preferences
 from service.contracts import Round, Vote
-from service.digest import content_digest
 from service.pairs import Funnel, Pair
 from service.preferences import Reasons
 from service.replay import ancestry, choose
 from service.settings import TrainingSettings
 from service.store.store import Store
-from training.contracts import REPLAY, TRAIN
+from training.contracts import REPLAY
 from training.objective import Objective, parse
 from training.snapshot import SnapshotRow
 
@@ -67,7 +66,7 @@ class Collector:
         older = await self._replay(round, found.pairs, held_out, parent, objective)
         rows += await self._store.preferences.snapshot_rows(older, set(), origin=REPLAY)
         funnel = found.funnel.model_copy(update={"pairs_replayed": len(older)})
-        return Collection(found.pairs, held_out, rows if objective.paired else singles(rows), funnel)
+        return Collection(found.pairs, held_out, rows, funnel)
 
     async def collect_for_candidate(self) -> Collection:
         """Every new pair, to judge an adapter from outside by. It learns none, so none is used up."""
@@ -105,29 +104,3 @@ def missing(funnel: Funnel, objective: str, needed: int) -> str | None:
     if found >= needed:
         return None
     return f"{found} new {kind}, {needed} are needed (min_pairs): {needed - found} are missing"
-
-
-def singles(rows: Sequence[SnapshotRow]) -> list[SnapshotRow]:
-    """For an objective of thumbs alone: each training pair as a thumb up and a thumb down.
-
-    Held-out pairs stay pairs, for they are what two policies can be compared by.
-    """
-    parted = []
-    for row in rows:
-        if row.split == TRAIN and _is_pair(row):
-            parted += [
-                replace(row, pair_id=_id(row, "chosen"), rejected_token_ids=None, rejected_text=None),
-                replace(row, pair_id=_id(row, "rejected"), chosen_token_ids=None, chosen_text=None),
-            ]
-        else:
-            parted.append(row)
-    return parted
-
-
-def _is_pair(row: SnapshotRow) -> bool:
-    chosen = row.chosen_token_ids is not None or row.chosen_text is not None
-    return chosen and (row.rejected_token_ids is not None or row.rejected_text is not None)
-
-
-def _id(row: SnapshotRow, side: str) -> str:
-    return content_digest({"pair": row.pair_id, "side": side})

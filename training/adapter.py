@@ -127,11 +127,13 @@ def read_parent(parent: ParentAdapter, lora: LoraSpec, fingerprints: Fingerprint
     return weights
 
 
-def read_candidate(directory: Path, lora: LoraSpec, fingerprints: Fingerprints) -> dict[str, np.ndarray]:
-    """The weights of an adapter that was made elsewhere. Raises `AdapterInvalid` unless this base model can wear it."""
+def read_candidate(
+    directory: Path, lora: LoraSpec, fingerprints: Fingerprints
+) -> tuple[Manifest, dict[str, np.ndarray]]:
+    """An adapter that was made elsewhere. Raises `AdapterInvalid` unless this base model can wear it."""
     manifest, weights = read_adapter(directory)
     _require_fit(f"{directory}: {manifest.name}", directory, manifest, lora, fingerprints)
-    return weights
+    return manifest, weights
 
 
 def _require_fit(what: str, directory: Path, manifest: Manifest, lora: LoraSpec, fingerprints: Fingerprints) -> None:

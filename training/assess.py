@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training import reporting
 from training.adapter import read_candidate
-from training.contracts import RoundReport, RoundSpec
+from training.contracts import ParentAdapter, RoundReport, RoundSpec
 from training.errors import AdapterInvalid
 from training.probe import probe
 from training.reporting import Measured
@@ -30,7 +30,9 @@ def assess(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport
     with phase("load"):
         start = load_start(spec, world)
         policy, held_out = start.policy, start.examples.held_out
-        weights = read_candidate(Path(spec.candidate), spec.lora, spec.fingerprints)
+        manifest, weights = read_candidate(Path(spec.candidate), spec.lora, spec.fingerprints)
+        # It continues what its own manifest says, and not what happens to be deployed.
+        parent = manifest.parent and ParentAdapter(name=manifest.parent, directory=spec.candidate)
         before = policy.weights()
         plan = plan_for(spec, held_out, start.choice, world, shuffle=False)
         looks = probe(held_out, start.choice.layout)
@@ -51,5 +53,5 @@ def assess(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport
     )  # fmt: skip
     with phase("write"):
         if world.is_first:
-            reporting.write(spec, policy, measured)
+            reporting.write(spec.model_copy(update={"parent": parent or None}), policy, measured)
     return reporting.report(spec, measured, phase.seconds)

@@ -61,7 +61,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Forget them all, once the adapter is written."""
-        for path in self._newest_first():
+        for path in (*self._newest_first(), *self.directory.glob(".step-*.partial")):
             path.unlink(missing_ok=True)
 
     def _newest_first(self) -> list[Path]:

@@ -89,7 +89,7 @@ def outcome(report: RoundReport, metrics: Path) -> RenderableType:
         "evaluation": _evaluation(report),
         "drift": _drift(report),
         "curves": report.curves,
-        "metrics": str(metrics) if metrics.is_dir() else None,
+        "metrics": str(metrics) if any(metrics.glob("*")) else None,
         "seconds": "  ".join(f"{phase}={seconds:.1f}" for phase, seconds in report.seconds.items()),
         "next": f"heliotrope adapters add {report.adapter_directory}",
     }

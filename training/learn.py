@@ -30,6 +30,8 @@ from training.steps import Descent
 from training.trackers import by_name, open_trackers
 from training.world import ALONE, World
 
+_PROBED_ONE_IN = 16  # of the trained examples: looking three times must cost little beside training
+
 REFERENCE_FILE = "reference.safetensors"  # beside the checkpoints
 
 
@@ -54,7 +56,9 @@ def learn(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport:
             lambda: score(policy, examples.train, plan, world, spec.ld_alpha), world,
         )  # fmt: skip
         current = score(policy, examples.held_out, held_out_plan, world, spec.ld_alpha)
-        looks = probe(examples.held_out or examples.train, plan.layout)
+        looks = probe(
+            examples.held_out or examples.train, plan.layout, at_most=max(2, len(examples.train) // _PROBED_ONE_IN)
+        )
         previous = looks.look(policy)
         base = previous if spec.parent is None else looks.look_at_base(policy)
         peak_rate = world.from_first(matrix_product_rate(policy.device, policy.dtype))

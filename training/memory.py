@@ -61,7 +61,6 @@ def free_bytes(device: torch.device) -> int:
 def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device) -> bool:
     """Whether the activations of the largest micro-batch would not fit, so that they must be computed twice."""
     looked_at = range(0, len(plan), max(1, len(plan) // _STEPS_LOOKED_AT))
-    tokens = max(
-        int(plan.sizes.lengths[list(batch)].sum()) for number in looked_at for batch in plan[number].micro_batches
-    )
+    steps = (plan[number] for number in looked_at)
+    tokens = max(plan.tokens(step, batch) for step in steps for batch in step.micro_batches)
     return tokens * bytes_per_token > _USABLE_SHARE * free_bytes(device)

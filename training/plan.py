@@ -34,11 +34,11 @@ class Sizes:
 
     def of(self, members: Sequence[int], mismatched: Mapping[int, int]) -> Sizes:
         """Those of a step's members, where a thumb has its mismatched answer beside its own."""
-        lengths = self.lengths[members]
+        lengths = self.lengths[list(members)]
         for answers, member in zip(lengths[:, 1:], members, strict=True):
             if member in mismatched:
                 answers[answers == 0] = self.lengths[mismatched[member], 1:].sum()
-        return Sizes(lengths, self.prompts[members])
+        return Sizes(lengths, self.prompts[list(members)])
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Plan:
     token_budget: int
     workers: int
     seed: int
+    mismatched: bool  # whether thumbs are compared with each other's answers
 
     def __len__(self) -> int:
         return self.steps
@@ -74,13 +75,17 @@ class Plan:
         if not 0 <= number < self.steps:
             raise IndexError(number)
         pairs, thumbs = self._part(self.pairs, number), self._part(self.thumbs, number)
-        members, mismatched = [*pairs, *thumbs], _rotated(thumbs)
+        members, mismatched = [*pairs, *thumbs], _rotated(thumbs) if self.mismatched else {}
         batches = micro_batches(self.sizes.of(members, mismatched), self.layout, self.token_budget, self.workers)
         return Step(tuple(tuple(members[n] for n in batch) for batch in batches), mismatched)
 
     def _part(self, order: Indices, number: int) -> list[int]:
         start, stop = (len(order) * (number + n) // self.steps for n in (0, 1))
         return order[start:stop].tolist()
+
+    @property
+    def _settings(self) -> tuple[object, ...]:
+        return self.layout, self.steps, self.token_budget, self.workers, self.seed, self.mismatched
 
     def __iter__(self) -> Iterator[Step]:
         return (self[number] for number in range(self.steps))
@@ -93,27 +98,39 @@ class Plan:
                 np.random.default_rng((self.seed, epoch)).shuffle(order)
             yield from order.tolist()
 
+    def tokens(self, step: Step, batch: MicroBatch) -> int:
+        """Tokens of a micro-batch, padding included."""
+        return _tokens(self.sizes.of(batch, step.mismatched), range(len(batch)), self.layout)
+
     @property
     def digest(self) -> str:
         """The sha256 hex digest of everything that decides which examples are computed together."""
-        digest = hashlib.sha256(repr((self.layout, self.steps, self.token_budget, self.workers, self.seed)).encode())
+        digest = hashlib.sha256(repr(self._settings).encode())
         for array in (self.sizes.lengths, self.sizes.prompts, self.pairs, self.thumbs):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
 def make_plan(
-    sizes: Sizes, layout: Layout, *, per_step: int, token_budget: int, seed: int | None, workers: int = 1
+    sizes: Sizes,
+    layout: Layout,
+    *,
+    per_step: int,
+    token_budget: int,
+    seed: int | None,
+    workers: int = 1,
+    mismatched: bool = True,
 ) -> Plan:
     """Steps of `per_step` pairs, drawn by `seed` so that pairs of one prompt stay together; None: as they come.
 
-    Thumbs are spread evenly over the steps of the pairs; alone, `per_step` of them make a step.
+    Thumbs are spread evenly over the steps of the pairs; alone, `per_step` of them make a step. KTO's baseline wants
+    `mismatched` answers for them; no other loss does.
     """
     pairs, thumbs = np.flatnonzero(sizes.is_pair), np.flatnonzero(~sizes.is_pair)
     if seed is not None:
         pairs, thumbs = _shuffled(pairs, sizes.prompts, seed), _shuffled(thumbs, sizes.prompts, seed)
     leading = len(pairs) or len(thumbs)
-    return Plan(layout, sizes, pairs, thumbs, -(-leading // per_step), token_budget, workers, seed or 0)
+    return Plan(layout, sizes, pairs, thumbs, -(-leading // per_step), token_budget, workers, seed or 0, mismatched)
 
 
 def micro_batches(sizes: Sizes, layout: Layout, token_budget: int, workers: int) -> tuple[MicroBatch, ...]:
@@ -157,10 +174,14 @@ def _tokens(sizes: Sizes, members: Sequence[int], layout: Layout) -> int:
 
 
 def _neighbours(units: list[list[int]], costs: list[int], count: int) -> list[list[list[int]]]:
-    """`count` bins of as many units each, like with like: a row is as wide as the widest of its micro-batch."""
+    """`count` bins of like cost, like with like in each: a row is as wide as the widest of its micro-batch."""
     order = sorted(range(len(units)), key=lambda n: (costs[n], units[n]))
-    edges = [len(order) * n // count for n in range(count + 1)]
-    return [[units[n] for n in order[start:stop]] for start, stop in itertools.pairwise(edges)]
+    reached = np.cumsum([costs[n] for n in order])
+    edges = [0]
+    for number in range(1, count):  # each bin has one unit at least, and leaves one for each bin after it
+        wanted = int(np.searchsorted(reached, reached[-1] * number / count, side="right"))
+        edges.append(min(max(wanted, edges[-1] + 1), len(order) - (count - number)))
+    return [[units[n] for n in order[start:stop]] for start, stop in itertools.pairwise([*edges, len(order)])]
 
 
 def _balanced(units: list[list[int]], costs: list[int], count: int) -> list[list[list[int]]]:

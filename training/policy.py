@@ -8,10 +8,11 @@ second adapter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
@@ -20,6 +21,7 @@ from training.adapter import read_parent
 from training.attention import PACKED
 from training.contracts import RoundSpec
 from training.errors import AdapterInvalid, TrainingError
+from training.last_layer import LastLayer
 from training.logprobs import head_of, token_logprobs
 from training.rows import Rows
 from training.world import World
@@ -35,6 +37,7 @@ class Policy:
         self.named_parameters = lora.parameters(base)
         self.trainable = list(self.named_parameters.values())
         self._decoder = base.get_decoder()  # pyright: ignore[reportCallIssue]
+        self._last_layer = LastLayer(self._decoder)
         # Gemma 2 caps its scores, which only transformers' plain implementation does.
         self._own_attention = "eager" if getattr(self.config, "attn_logit_softcapping", None) else "sdpa"
 
@@ -75,7 +78,8 @@ class Policy:
         """The hidden states that predict the answers' tokens: [answer tokens, hidden size]."""
         rows = rows.to(self.device)
         packed = {} if rows.packing is None else {"packing": rows.packing}
-        with self._attention(self._own_attention if rows.packing is None else PACKED):
+        attention = self._own_attention if rows.packing is None else PACKED
+        with self._attention(attention), self._last_layer.only_at(rows.sources.unique()):
             states = self._decoder(
                 input_ids=rows.input_ids,
                 position_ids=rows.position_ids,
@@ -113,14 +117,22 @@ class Policy:
     def checkpoint_gradients(self) -> None:
         """From now on compute activations a second time in the backward pass instead of keeping them.
 
-        With the attention of the first time: by then the config says something else.
+        Under the settings of the first time, which by then are no longer there.
         """
-        self.base.gradient_checkpointing_enable(  # pyright: ignore[reportCallIssue]
-            {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._attention(self.config._attn_implementation))}
-        )
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), self._again(self.config._attn_implementation, self._last_layer.positions)
+
+        self.base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})  # pyright: ignore
         for module in self.base.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = True  # the layer looks at its own flag; what it contains stays in evaluation mode
+
+    @contextmanager
+    def _again(self, attention: str | None, positions: Tensor | None) -> Iterator[None]:
+        assert attention is not None, "the first time is within `hidden`"
+        with self._attention(attention), self._last_layer.only_at(positions):
+            yield
 
     @contextmanager
     def _attention(self, name: str) -> Iterator[None]:
@@ -139,7 +151,7 @@ def load_policy(spec: RoundSpec, world: World, dtype: torch.dtype = torch.float3
         base = AutoModelForCausalLM.from_pretrained(
             spec.model, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"the base model in {spec.model} cannot be loaded: {error}") from error
     base.requires_grad_(False)
     lora.attach(base, spec.lora, spec.seed)

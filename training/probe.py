@@ -64,11 +64,11 @@ class Probe:
         return scored
 
 
-def probe(examples: Sequence[Example], layout: Layout) -> Probe:
+def probe(examples: Sequence[Example], layout: Layout, at_most: int = MAX_EXAMPLES) -> Probe:
     """One over the first examples, as many as the limits allow."""
     items: list[Item] = []
     tokens = 0
-    for example in islice(examples, MAX_EXAMPLES):
+    for example in islice(examples, min(at_most, MAX_EXAMPLES)):
         item = Item(example)
         tokens += sum(len(answer) for answer in item.answers if answer is not None)
         if items and tokens > MAX_ANSWER_TOKENS:

@@ -11,10 +11,12 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from training.contracts import Progress, RoundSpec
+from training.errors import TrainingError
 from training.examples import Examples, RoundExamples, load_examples
 from training.fingerprints import require_same
 from training.layout import Choice, choose_layout
 from training.objective import parse
+from training.pairs import Tokenizer
 from training.plan import Plan, Sizes, make_plan
 from training.policy import Policy, load_policy
 from training.precision import bfloat16_is_faster, choose_dtype, to_bfloat16
@@ -22,7 +24,7 @@ from training.world import World
 
 Report = Callable[[Progress], None]
 
-EXAMPLES_TO_MEASURE = 4  # of different lengths, so that padding is measured too
+EXAMPLES_TO_MEASURE = 2  # of different lengths, so that padding is measured too
 
 
 class Phases:
@@ -55,7 +57,7 @@ def load_start(spec: RoundSpec, world: World) -> Start:
     require_same(spec)
     policy = load_policy(spec, world, choose_dtype(spec, world.device))
     examples = load_examples(
-        Path(spec.snapshot), spec.pair_digest, Path(spec.storage), AutoTokenizer.from_pretrained(spec.model),
+        Path(spec.snapshot), spec.pair_digest, Path(spec.storage), _tokenizer(spec.model),
         policy.stop_ids, vocabulary=policy.config.vocab_size, context=policy.config.max_position_embeddings,
         objective=None if spec.candidate else parse(spec.objective),
     )  # fmt: skip
@@ -67,6 +69,13 @@ def load_start(spec: RoundSpec, world: World) -> Start:
     return Start(policy, examples, choice, error)
 
 
+def _tokenizer(model: str) -> Tokenizer:
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"the tokenizer in {model} cannot be loaded: {error}") from error
+
+
 def plan_for(spec: RoundSpec, examples: Examples, choice: Choice, world: World, *, shuffle: bool) -> Plan:
     """Steps over these examples; held-out ones need not be shuffled."""
     return make_plan(
@@ -76,4 +85,5 @@ def plan_for(spec: RoundSpec, examples: Examples, choice: Choice, world: World, 
         token_budget=spec.tokens_per_micro_batch,
         seed=spec.seed if shuffle else None,
         workers=world.size,
+        mismatched=any(term.loss == "kto" for term in parse(spec.objective).unpaired),
     )

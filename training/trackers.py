@@ -44,7 +44,8 @@ def open_trackers(names: Sequence[str], directory: Path, run_name: str, settings
         package = _PACKAGES[name]
         if importlib.util.find_spec(package) is None:
             raise TrainingError(f"the tracker {name!r} needs the package {package}: pip install {package}")
-    directory.mkdir(parents=True, exist_ok=True)
+    if names:
+        directory.mkdir(parents=True, exist_ok=True)
     return Together([Aside(name, partial(_OPENERS[name], directory, run_name, settings)) for name in names])
 
 

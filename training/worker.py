@@ -13,6 +13,7 @@ from typing import Any
 import ray.train
 
 from training.contracts import Progress, RoundSpec
+from training.process import settle
 
 PROGRESS = "progress"  # the one key of a reported metrics dictionary
 
@@ -23,7 +24,10 @@ _SECONDS_BETWEEN_REPORTS = 0.5
 def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     """What Ray Train runs on each worker. `config` is a `RoundSpec` and the answer a `RoundReport`, both as JSON."""
     spec = RoundSpec.model_validate(config)
-    settle(spec)
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train logs every report through the root logger
+    if not spec.use_gpu:
+        os.nice(_NICENESS)
+    settle(threads(os.cpu_count() or 1), on_gpu=spec.use_gpu)
 
     from ray.train.torch import get_device
 
@@ -35,25 +39,6 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
     act = learn if spec.candidate is None else assess
     return act(spec, Reports(ray.train.report), world).model_dump(mode="json")
-
-
-def settle(spec: RoundSpec) -> None:
-    """Make this process polite to its neighbours, quiet, and the same every time."""
-    if not spec.use_gpu:
-        os.nice(_NICENESS)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may choose another algorithm
-
-    logging.getLogger().setLevel(logging.WARNING)  # Ray Train logs every report through the root logger
-
-    import torch
-    import transformers
-
-    from training.memory import keep_heap
-
-    keep_heap()
-    torch.set_num_threads(threads(os.cpu_count() or 1))
-    torch.use_deterministic_algorithms(True, warn_only=spec.use_gpu)
-    transformers.utils.logging.disable_progress_bar()
 
 
 def threads(cpus: int) -> int:

@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digest of the adapter that nobody disturbed."""
-    return finished(spec(model, tmp_path_factory.mktemp("uninterrupted")))["adapter_digest"]
+    return str(finished(spec(model, tmp_path_factory.mktemp("uninterrupted")))["adapter_digest"])
 
 
 def spec(model: Path, folder: Path) -> RoundSpec:

@@ -107,13 +107,13 @@ async def test_a_mixed_round_learns_from_both_and_learns_each_once(small: SmallS
     assert (after.pairs, after.thumbs, after.left_out) == (0, 0, {"already_learned": 13})
 
 
-async def test_a_round_of_thumbs_alone_takes_pairs_apart_and_keeps_the_held_out_ones(small: SmallService) -> None:
+async def test_a_round_of_thumbs_alone_has_its_pairs_too_for_training_takes_them_apart(small: SmallService) -> None:
     ended = await small.round(objective="kto", min_pairs=10)
     assert ended.state is RoundState.PROMOTED
     rows = _rows(small)
-    assert not any(all(_sides(row)) for row in rows if row.split == TRAIN)
+    assert [all(_sides(row)) for row in rows if row.split == TRAIN].count(True) == 2
     assert [all(_sides(row)) for row in rows if row.split == HELD_OUT].count(True) == 1
-    assert len(rows) == 2 * 2 + 1 + 7
+    assert len(rows) == 2 + 1 + 7
     assert (await small.rounds.preview("kto")).left_out == {"already_learned": 13}
 
 

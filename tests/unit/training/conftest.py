@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests import tiny_models
 from training.contracts import HELD_OUT, TRAIN, LoraSpec, RoundSpec
+from training.examples import Examples, ExamplesWriter
 from training.fingerprints import fingerprints
-from training.pairs import Pair
+from training.pairs import Example, Pair, Thumb
+from training.plan import Plan, Sizes, make_plan
 from training.policy import Policy, load_policy
+from training.rows import Layout
 from training.snapshot import SnapshotRow, write_snapshot
+from training.world import ALONE, World
 
 LORA = LoraSpec(rank=4, alpha=8)
 
@@ -43,40 +50,51 @@ def make_spec(models: dict[str, Path], tmp_path: Path) -> MakeSpec:
     """A round over random pairs; keyword arguments replace fields, `rows` the pairs and `model` the architecture."""
 
     def make(model: str = "llama", rows: list[SnapshotRow] | None = None, **fields: Any) -> RoundSpec:
-        snapshot = tmp_path / "snapshot.parquet"
-        digest = write_snapshot(snapshot, random_rows(32) if rows is None else rows)
-        defaults: dict[str, Any] = {
-            "round": 1,
-            "attempt": 1,
-            "snapshot": str(snapshot),
-            "pair_digest": digest,
-            "model": str(models[model]),
-            "fingerprints": fingerprints(models[model]),
-            "parent": None,
-            "adapter_ordinal": 1,
-            "out": str(tmp_path / "out"),
-            "storage": str(tmp_path / "storage"),
-            "checkpoints": str(tmp_path / "checkpoints"),
-            "learning_rate": 1e-3,
-            "lora": LORA,
-            "pairs_per_step": 8,
-            "tokens_per_micro_batch": 256,
-        }
-        return RoundSpec.model_validate(defaults | fields)
+        return spec_of(
+            models[model], tmp_path / "snapshot.parquet", random_rows(32) if rows is None else rows, **fields
+        )
 
     return make
 
 
-@pytest.fixture
-def moved_policy(make_spec: MakeSpec) -> Callable[[str], Policy]:
-    """A policy whose adapter is random and not zero, as after earlier rounds."""
+def spec_of(model: Path, snapshot: Path, rows: list[SnapshotRow], **fields: Any) -> RoundSpec:
+    """A round over these rows, which are written to the snapshot; all its directories are beside that."""
+    folder = snapshot.parent
+    defaults: dict[str, Any] = {
+        "round": 1,
+        "attempt": 1,
+        "snapshot": str(snapshot),
+        "pair_digest": write_snapshot(snapshot, rows),
+        "model": str(model),
+        "fingerprints": fingerprints(model),
+        "parent": None,
+        "adapter_ordinal": 1,
+        "out": str(folder / "out"),
+        "storage": str(folder / "storage"),
+        "checkpoints": str(folder / "checkpoints"),
+        "learning_rate": 1e-3,
+        "lora": LORA,
+        "pairs_per_step": 8,
+        "tokens_per_micro_batch": 256,
+        "trackers": (),
+    }
+    return RoundSpec.model_validate(defaults | fields)
 
-    def load(architecture: str) -> Policy:
-        policy = load_policy(make_spec(architecture), torch.device("cpu"))
+
+@pytest.fixture(scope="session")
+def moved_policies(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
+    """Architecture -> a policy whose adapter is random and not zero, as after earlier rounds. Not to be changed."""
+    snapshot = tmp_path_factory.mktemp("snapshot") / "snapshot.parquet"
+    policies = {name: load_policy(spec_of(model, snapshot, random_rows(1)), ALONE) for name, model in models.items()}
+    for policy in policies.values():
         move(policy)
-        return policy
+    return policies
 
-    return load
+
+@pytest.fixture
+def moved_policy(moved_policies: dict[str, Policy]) -> Callable[[str], Policy]:
+    """Such a policy to be changed at will: equal at each call, and another one."""
+    return lambda architecture: copy.deepcopy(moved_policies[architecture])
 
 
 def move(policy: Policy) -> None:
@@ -94,7 +112,7 @@ def random_pairs(count: int, seed: int = 0) -> list[Pair]:
     def tokens(low: int, high: int) -> tuple[int, ...]:
         return tuple(draw.randrange(6, 300) for _ in range(draw.randint(low, high)))
 
-    return [Pair(f"{i:04d}", tokens(3, 24), (*tokens(0, 19), tiny_models.EOS), tokens(1, 20)) for i in range(count)]
+    return [Pair(f"{i:04d}", tokens(3, 24), (*tokens(1, 19), tiny_models.EOS), tokens(1, 20)) for i in range(count)]
 
 
 def random_rows(count: int, seed: int = 0) -> list[SnapshotRow]:
@@ -103,3 +121,41 @@ def random_rows(count: int, seed: int = 0) -> list[SnapshotRow]:
         SnapshotRow(pair.pair_id, HELD_OUT if i % 4 == 3 else TRAIN, pair.prompt, pair.chosen, pair.rejected)
         for i, pair in enumerate(random_pairs(count, seed))
     ]
+
+
+def random_thumbs(count: int, seed: int = 0) -> list[Thumb]:
+    """The answers of random pairs as thumbs, up and down in turn."""
+    pairs = random_pairs(count, seed)
+    return [
+        Thumb(pair.pair_id, pair.prompt, pair.rejected if i % 2 else pair.chosen, up=i % 2 == 0)
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def written(folder: Path, examples: Iterable[Example]) -> Examples:
+    """Examples as a round has them."""
+    writer = ExamplesWriter(folder)
+    for example in examples:
+        writer.add(example)
+    return writer.close()
+
+
+@dataclass(frozen=True)
+class HalfOfTwo(World):
+    """One of two workers that run one after the other: the second adds what the first has said."""
+
+    heard: list[Tensor] = field(default_factory=list)
+    said: list[Tensor] = field(default_factory=list)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.said.append(tensor.clone())
+        if self.heard:
+            tensor += self.heard.pop(0)
+        return tensor
+
+
+def plan_of(
+    examples: Examples, layout: Layout = "shared", *, per_step: int = 8, token_budget: int = 256, workers: int = 1
+) -> Plan:
+    sizes = Sizes(examples.lengths, examples.prompts)
+    return make_plan(sizes, layout, per_step=per_step, token_budget=token_budget, seed=0, workers=workers)

@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+LIGHT = ("contracts", "errors", "objective", "snapshot", "samples", "fingerprints", "adapter", "attempt",
+         "formats", "intake", "standalone", "display")  # fmt: skip
 
-@pytest.mark.parametrize("module", ["contracts", "errors", "snapshot", "fingerprints", "adapter", "attempt"])
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_the_services_side_is_light(module: str) -> None:
     heavy = "{'torch', 'transformers', 'peft', 'vllm', 'ray.train', 'pandas'}"
     code = f"import sys, training.{module}; print(sorted({heavy} & set(sys.modules)))"

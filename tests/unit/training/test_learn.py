@@ -18,7 +18,9 @@ from training.contracts import HELD_OUT, LoraSpec, ParentAdapter, Progress, Roun
 from training.errors import AdapterInvalid, FingerprintMismatch, SnapshotInvalid, TrainingError
 from training.learn import learn
 from training.policy import load_policy
+from training.samples import read_samples
 from training.snapshot import SnapshotRow
+from training.world import ALONE
 
 
 def ignore(progress: Progress) -> None:
@@ -28,7 +30,7 @@ def ignore(progress: Progress) -> None:
 def following(spec: RoundSpec, report: RoundReport, directory: Path, **fields: Any) -> RoundSpec:
     """The next round: it continues the adapter of this one."""
     parent = ParentAdapter(name=report.adapter_name, directory=report.adapter_directory)
-    where = {"out": str(directory / "out"), "storage": str(directory / "storage")}
+    where = {name: str(directory / name) for name in ("out", "storage", "checkpoints")}
     changes = {"round": spec.round + 1, "adapter_ordinal": spec.adapter_ordinal + 1, "parent": parent}
     return spec.model_copy(update=changes | where | fields)
 
@@ -59,12 +61,74 @@ def test_training_lowers_the_loss_on_its_pairs(make_spec: MakeSpec) -> None:
 
 def test_the_same_spec_gives_the_same_digest_and_another_seed_another(make_spec: MakeSpec, tmp_path: Path) -> None:
     def digest(name: str, **fields: Any) -> str:
-        where = {"out": str(tmp_path / name), "storage": str(tmp_path / f"{name}-storage")}
+        where = {field: str(tmp_path / name / field) for field in ("out", "storage", "checkpoints")}
         return learn(make_spec(**where, **fields), ignore).adapter_digest
 
     assert digest("one") == digest("again") != digest("other", seed=1)
-    first, second = ((tmp_path / name / "adapter" / "manifest.json").read_text() for name in ("one", "again"))
+    first, second = ((tmp_path / name / "out" / "adapter" / "manifest.json").read_text() for name in ("one", "again"))
     assert first == second
+
+
+def thumbs(count: int) -> list[SnapshotRow]:
+    """Up and down in turn; every fourth is held out."""
+    return [
+        replace(
+            row,
+            pair_id=f"thumb {row.pair_id}",
+            chosen_token_ids=None if i % 2 else row.chosen_token_ids,
+            rejected_token_ids=row.rejected_token_ids if i % 2 else None,
+        )
+        for i, row in enumerate(random_rows(count, seed=9))
+    ]
+
+
+def test_activations_that_are_computed_twice_end_in_the_same_adapter(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec("gemma", [*random_rows(8), *thumbs(8)], objective="dpo+kto", gradient_checkpointing="off")
+    kept = learn(spec, ignore)
+    where = {name: str(tmp_path / "twice" / name) for name in ("out", "storage", "checkpoints")}
+    twice = learn(spec.model_copy(update=where | {"gradient_checkpointing": "on"}), ignore)
+    assert (kept.gradient_checkpointing, twice.gradient_checkpointing) == (False, True)
+    assert twice.adapter_digest == kept.adapter_digest
+
+
+def test_pairs_and_thumbs_are_learned_from_and_reported(make_spec: MakeSpec) -> None:
+    spec = make_spec(rows=[*random_rows(16), *thumbs(8)], objective="dpo+0.5*kto", pairs_per_step=4)
+    report = learn(spec, ignore)
+    assert (report.pairs_trained, report.thumbs_trained) == (12, 6)
+    assert (report.pairs_held_out, report.thumbs_held_out) == (4, 2)
+    assert report.objective == "dpo+0.5*kto"
+    assert report.step0_expected_loss == pytest.approx(math.log(2) + 0.25, abs=1e-12)
+    assert report.step0_loss == pytest.approx(report.step0_expected_loss, abs=1e-12)
+    assert report.step0_max_abs_logratio == 0.0
+    assert (report.layout, report.layout_reason, report.dtype) == ("shared", None, "float32")
+    assert all(step.kl is not None for step in report.steps)
+    assert {"eval_loss", "eval_rewards/margins", "eval_logps/chosen"} <= report.evaluation.keys()
+    assert report.drift is not None
+    assert 0 < report.drift.kl_previous == report.drift.kl_base  # the first round's previous policy is the base
+    assert report.samples is not None
+    assert report.curves is not None
+    assert len(read_samples(Path(report.samples))) == 2
+    assert Path(report.curves).read_text().lstrip().startswith("<?xml")
+
+
+def test_thumbs_alone_can_be_learned_from(make_spec: MakeSpec) -> None:
+    report = learn(
+        make_spec(rows=[*random_rows(4), *thumbs(12)], objective="kto", epochs=8, learning_rate=1e-2), ignore
+    )
+    assert (report.pairs_trained, report.thumbs_trained) == (0, 9 + 2 * 3)  # a pair is two thumbs
+    assert report.step0_loss == pytest.approx(0.5, abs=1e-12)
+    assert report.steps[-1].loss < 0.45
+    assert (report.steps[-1].rewards_margins or 0) > 0
+    assert report.steps[-1].rewards_accuracies is None
+
+
+def test_a_second_round_has_moved_further_from_the_base_than_from_the_first(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    spec = make_spec(rows=random_rows(8), learning_rate=1e-2)
+    report = learn(following(spec, learn(spec, ignore), tmp_path / "second"), ignore)
+    assert report.drift is not None
+    assert 0 < report.drift.kl_previous < report.drift.kl_base
 
 
 def test_progress_tells_phases_and_steps_in_order(make_spec: MakeSpec) -> None:
@@ -98,7 +162,7 @@ def test_pairs_that_are_too_long_are_counted(make_spec: MakeSpec) -> None:
 
 def test_bfloat16_trains_a_float32_adapter(make_spec: MakeSpec) -> None:
     spec = make_spec(dtype="bfloat16")
-    assert {p.dtype for p in load_policy(spec, torch.device("cpu")).trainable} == {torch.float32}
+    assert {p.dtype for p in load_policy(spec, ALONE, torch.bfloat16).trainable} == {torch.float32}
     assert learn(spec, ignore).weights_changed
 
 
@@ -143,7 +207,7 @@ def test_an_attempt_that_starts_again_uses_the_kept_reference(make_spec: MakeSpe
     """A worker that Ray Train restarts finds the file of the one before, and comes to the same adapter."""
     spec = make_spec()
     first = learn(spec, ignore)
-    kept_at = (Path(spec.storage) / "reference.safetensors").stat().st_mtime_ns
+    kept_at = (Path(spec.checkpoints) / "reference.safetensors").stat().st_mtime_ns
     again = learn(spec.model_copy(update={"out": str(tmp_path / "again")}), ignore)
     assert again.adapter_digest == first.adapter_digest
-    assert (Path(spec.storage) / "reference.safetensors").stat().st_mtime_ns == kept_at
+    assert (Path(spec.checkpoints) / "reference.safetensors").stat().st_mtime_ns == kept_at
