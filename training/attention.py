@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 PACKED = "heliotrope_packed"  # the name under which a model is told to use this attention
 
@@ -89,9 +91,16 @@ def attend(
     softcap: float | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """The output of one attention layer: [1, tokens, heads, head size]. The interface is transformers' own."""
+    """The output of one attention layer: [1, tokens, heads, head size]. The interface is transformers' own.
+
+    Without a packing, for rows that share nothing, it is transformers' `sdpa`.
+    """
     if packing is None:
-        raise Unshareable("the model does not hand its attention what it was called with")
+        if attention_mask is not None and attention_mask.numel() == 1:
+            raise Unshareable("the model does not hand its attention what it was called with")
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **ignored
+        )
     if softcap is not None or ignored.get("s_aux") is not None or ignored.get("position_bias") is not None:
         raise Unshareable("its attention does more to the scores than scale and mask them")
     if query.is_cuda:
@@ -155,3 +164,4 @@ def _compiled_flex() -> Any:
 
 
 AttentionInterface.register(PACKED, attend)
+AttentionMaskInterface.register(PACKED, sdpa_mask)

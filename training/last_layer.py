@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+
+@dataclass
+class _Look:
+    positions: Tensor  # [positions], different indices into the flattened [rows * tokens]
+    shape: tuple[int, ...] = ()  # of what a module was given in full
+
+
+_look: ContextVar[_Look | None] = ContextVar("look", default=None)  # each thread has its own
 
 
 class LastLayer:
     """Hooks on the last layer of a decoder; without effect except inside of `only_at`."""
 
     def __init__(self, decoder: nn.Module) -> None:
-        self.positions: Tensor | None = None  # [positions], different indices into the flattened [rows * tokens]
-        self._shape = torch.Size()
         layers: Any = getattr(decoder, "layers", None)
         for path in ("self_attn.o_proj", "mlp.down_proj"):
             if layers is None or not _has(layers[-1], path):
@@ -29,30 +37,39 @@ class LastLayer:
             module.register_forward_pre_hook(self._select)
             module.register_forward_hook(self._spread)
 
-    @contextmanager
-    def only_at(self, positions: Tensor | None) -> Iterator[None]:
-        """Until the context ends, these positions alone get their right output, and others one nobody may use.
-
-        None: all of them do.
-        """
-        self.positions = positions
-        try:
-            yield
-        finally:
-            self.positions = None
-
     def _select(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if self.positions is None:
+        look = _look.get()
+        if look is None:
             return None
-        self._shape = args[0].shape
-        return (args[0].flatten(0, 1).index_select(0, self.positions)[None],)
+        look.shape = args[0].shape
+        return (args[0].flatten(0, 1).index_select(0, look.positions)[None],)
 
     def _spread(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if self.positions is None:
+        look = _look.get()
+        if look is None:
             return None
-        rows, tokens, _ = self._shape
+        rows, tokens, _ = look.shape
         whole = output.new_zeros(rows * tokens, output.shape[-1])
-        return whole.index_copy(0, self.positions, output[0]).view(rows, tokens, -1)
+        return whole.index_copy(0, look.positions, output[0]).view(rows, tokens, -1)
+
+
+@contextmanager
+def only_at(positions: Tensor | None) -> Iterator[None]:
+    """Until the context ends, these positions alone get their right output, and others one nobody may use.
+
+    None: all of them do.
+    """
+    token = _look.set(None if positions is None else _Look(positions))
+    try:
+        yield
+    finally:
+        _look.reset(token)
+
+
+def looked_at() -> Tensor | None:
+    """The positions of the innermost `only_at`."""
+    look = _look.get()
+    return look and look.positions
 
 
 def _has(module: nn.Module, path: str) -> bool:

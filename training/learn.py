@@ -11,12 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from training import reporting
 from training.adapter import serialise
 from training.checkpoint import Checkpoints
 from training.contracts import Progress, RoundReport, RoundSpec, StepMetrics
 from training.examples import Examples
+from training.lanes import Lanes, open_lanes
 from training.memory import activation_bytes_per_token, needs_checkpointing
 from training.plan import Plan
 from training.policy import Policy
@@ -40,35 +42,44 @@ def learn(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport:
 
     Raises a `TrainingError` that names the cause; nothing is then left at `<spec.out>/adapter`.
     """
+    with open_lanes(world.device, sharded=spec.shard_base) as lanes:
+        return _learn(spec, report, world, lanes)
+
+
+def _learn(spec: RoundSpec, report: Report, world: World, lanes: Lanes) -> RoundReport:
     phase = Phases(report)
     with phase("load"):
         start = load_start(spec, world)
         policy, examples = start.policy, start.examples
         before = policy.weights()
     with phase("reference"):
-        plan = plan_for(spec, examples.train, start.choice, world, shuffle=True)
-        held_out_plan = plan_for(spec, examples.held_out, start.choice, world, shuffle=False)
+        plan = plan_for(spec, examples.train, start.choice, world, shuffle=True, lanes=lanes.count)
+        held_out_plan = plan_for(spec, examples.held_out, start.choice, world, shuffle=False, lanes=lanes.count)
+
+        def of_held_out() -> Tensor:
+            return score(policy, examples.held_out, held_out_plan, world, spec.ld_alpha, lanes)
+
         checkpointing = _checkpoint_gradients(spec, policy, examples.train, plan)
         names = _identity(spec, plan, before, policy, world)
         directory = Path(spec.checkpoints)
         reference = kept(
             directory / REFERENCE_FILE, names,
-            lambda: score(policy, examples.train, plan, world, spec.ld_alpha), world,
+            lambda: score(policy, examples.train, plan, world, spec.ld_alpha, lanes), world,
         )  # fmt: skip
-        current = score(policy, examples.held_out, held_out_plan, world, spec.ld_alpha)
+        current = of_held_out()
         looks = probe(
             examples.held_out or examples.train, plan.layout, at_most=max(2, len(examples.train) // _PROBED_ONE_IN)
         )
         previous = looks.look(policy)
         base = previous if spec.parent is None else looks.look_at_base(policy)
         peak_rate = world.from_first(matrix_product_rate(policy.device, policy.dtype))
-    descent = Descent(spec, policy, examples.train, reference, plan, world, peak_rate=peak_rate)
+    descent = Descent(spec, policy, examples.train, reference, plan, world, peak_rate=peak_rate, lanes=lanes)
     checkpoints = Checkpoints(directory, names)
     resumed = checkpoints.restore(policy, descent, world)
     with phase("train"):
         _train(spec, policy, descent, checkpoints, report, world)
     with phase("evaluate"):
-        candidate = score(policy, examples.held_out, held_out_plan, world, spec.ld_alpha)
+        candidate = of_held_out()
         states = looks.look(policy)
         drift = looks.drift(states, previous, base, policy)
         samples = looks.samples(states, policy)

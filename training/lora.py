@@ -59,7 +59,7 @@ class _Lora(torch.autograd.Function):
         # Written so that the thin matrix is never the transposed one: the other way is ten times slower on a CPU.
         by_update = b_.T @ tokens_y.T  # [rank, tokens]
         by_a = (by_update @ tokens_x).float() * ctx.scale
-        by_b = ((a_ @ tokens_x.T) @ tokens_y).float().T * ctx.scale
+        by_b = ((a_ @ tokens_x.T) @ tokens_y).float().T.contiguous() * ctx.scale
         by_x = None
         if ctx.needs_input_grad[0]:
             if weight.dtype == torch.float32:

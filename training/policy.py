@@ -7,8 +7,8 @@ second adapter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from training import lora
 from training.adapter import read_parent
-from training.attention import PACKED
+from training.attention import PACKED, Unshareable
 from training.contracts import RoundSpec
 from training.errors import AdapterInvalid, TrainingError
-from training.last_layer import LastLayer
+from training.last_layer import LastLayer, looked_at, only_at
 from training.logprobs import head_of, token_logprobs
 from training.rows import Rows
 from training.world import World
+
+# What transformers passes on as it is, instead of making a mask of the whole row.
+NO_MASK = {"attention_mask": torch.empty(1, 1, 1, 1)}
 
 
 class Policy:
@@ -37,9 +40,10 @@ class Policy:
         self.named_parameters = lora.parameters(base)
         self.trainable = list(self.named_parameters.values())
         self._decoder = base.get_decoder()  # pyright: ignore[reportCallIssue]
-        self._last_layer = LastLayer(self._decoder)
+        LastLayer(self._decoder)
         # Gemma 2 caps its scores, which only transformers' plain implementation does.
-        self._own_attention = "eager" if getattr(self.config, "attn_logit_softcapping", None) else "sdpa"
+        self._shares = not getattr(self.config, "attn_logit_softcapping", None)
+        self.config._attn_implementation = PACKED if self._shares else "eager"
 
     @property
     def config(self) -> PretrainedConfig:
@@ -77,15 +81,12 @@ class Policy:
     def hidden(self, rows: Rows) -> Tensor:
         """The hidden states that predict the answers' tokens: [answer tokens, hidden size]."""
         rows = rows.to(self.device)
-        packed = {} if rows.packing is None else {"packing": rows.packing}
-        attention = self._own_attention if rows.packing is None else PACKED
-        with self._attention(attention), self._last_layer.only_at(rows.sources.unique()):
+        if rows.packing is not None and not self._shares:
+            raise Unshareable("its attention does more to the scores than scale and mask them")
+        packed = {"attention_mask": rows.mask} if rows.packing is None else {"packing": rows.packing} | NO_MASK
+        with only_at(rows.sources.unique()):
             states = self._decoder(
-                input_ids=rows.input_ids,
-                position_ids=rows.position_ids,
-                attention_mask=rows.mask,
-                use_cache=False,
-                **packed,
+                input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False, **packed
             ).last_hidden_state  # [rows, tokens, hidden size]
         return states.flatten(0, 1).index_select(0, rows.sources)
 
@@ -93,8 +94,7 @@ class Policy:
     def own_logprob(self, prompt: Sequence[int], answer: Sequence[int]) -> float:
         """log p(answer | prompt) by the model's own forward and logits: slow, and the truth to compare with."""
         token_ids = torch.tensor([[*prompt, *answer]], device=self.device)
-        with self._attention(self._own_attention):
-            logits = self.base(input_ids=token_ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        logits = self.base(input_ids=token_ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
         target = token_ids[0, len(prompt) :, None]
         return logits.log_softmax(-1).gather(-1, target).double().sum().item()
 
@@ -115,34 +115,16 @@ class Policy:
         self.head = head_of(self.base)
 
     def checkpoint_gradients(self) -> None:
-        """From now on compute activations a second time in the backward pass instead of keeping them.
-
-        Under the settings of the first time, which by then are no longer there.
-        """
+        """From now on compute activations a second time in the backward pass instead of keeping them."""
 
         def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), self._again(self.config._attn_implementation, self._last_layer.positions)
+            """Of the first time, and of the second, which looks at the same positions."""
+            return nullcontext(), only_at(looked_at())
 
         self.base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})  # pyright: ignore
         for module in self.base.modules():
             if getattr(module, "gradient_checkpointing", False):
                 module.training = True  # the layer looks at its own flag; what it contains stays in evaluation mode
-
-    @contextmanager
-    def _again(self, attention: str | None, positions: Tensor | None) -> Iterator[None]:
-        assert attention is not None, "the first time is within `hidden`"
-        with self._attention(attention), self._last_layer.only_at(positions):
-            yield
-
-    @contextmanager
-    def _attention(self, name: str) -> Iterator[None]:
-        """Layers ask their config which attention to compute."""
-        config = self.config
-        before, config._attn_implementation = config._attn_implementation, name
-        try:
-            yield
-        finally:
-            config._attn_implementation = before
 
 
 def load_policy(spec: RoundSpec, world: World, dtype: torch.dtype = torch.float32) -> Policy:

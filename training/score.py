@@ -8,23 +8,36 @@ import torch
 from torch import Tensor
 
 from training.errors import NotFinite
+from training.lanes import ONE_LANE, Lanes
 from training.pairs import Example, Pair
-from training.plan import Plan
+from training.plan import MicroBatch, Plan, Step
 from training.policy import Policy
 from training.rows import items, lay_out
 from training.world import World
 
 
-@torch.no_grad()
-def score(policy: Policy, examples: Sequence[Example], plan: Plan, world: World, ld_alpha: float = 1.0) -> Tensor:
+def score(
+    policy: Policy,
+    examples: Sequence[Example],
+    plan: Plan,
+    world: World,
+    ld_alpha: float = 1.0,
+    lanes: Lanes = ONE_LANE,
+) -> Tensor:
     """The policy's log-probs of all examples: float64 [examples, 2, 2] as in `Policy.logprobs`, the same on each worker.
 
     Raises `NotFinite` naming the first example whose log-probs are not numbers.
     """
+
+    def compute(share: tuple[Step, MicroBatch, bool]) -> Tensor:
+        step, batch, _ = share
+        with torch.no_grad():
+            return policy.logprobs(lay_out(items(examples, batch, step.mismatched), plan.layout, ld_alpha))
+
     logprobs = torch.zeros(len(examples), 2, 2, dtype=torch.float64, device=policy.device)
     for step in plan:
-        for batch, counts in world.share(step.micro_batches):
-            found = policy.logprobs(lay_out(items(examples, batch, step.mismatched), plan.layout, ld_alpha))
+        shares = [(step, batch, counts) for batch, counts in world.share(step.micro_batches)]
+        for (_, batch, counts), found in zip(shares, lanes.map(compute, shares), strict=True):
             if counts:
                 logprobs[list(batch)] = found
     world.sum(logprobs)

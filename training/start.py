@@ -76,7 +76,9 @@ def _tokenizer(model: str) -> Tokenizer:
         raise TrainingError(f"the tokenizer in {model} cannot be loaded: {error}") from error
 
 
-def plan_for(spec: RoundSpec, examples: Examples, choice: Choice, world: World, *, shuffle: bool) -> Plan:
+def plan_for(
+    spec: RoundSpec, examples: Examples, choice: Choice, world: World, *, shuffle: bool, lanes: int = 1
+) -> Plan:
     """Steps over these examples; held-out ones need not be shuffled."""
     return make_plan(
         Sizes(examples.lengths, examples.prompts),
@@ -84,6 +86,6 @@ def plan_for(spec: RoundSpec, examples: Examples, choice: Choice, world: World, 
         per_step=spec.pairs_per_step,
         token_budget=spec.tokens_per_micro_batch,
         seed=spec.seed if shuffle else None,
-        workers=world.size,
+        workers=world.size * lanes,
         mismatched=any(term.loss == "kto" for term in parse(spec.objective).unpaired),
     )

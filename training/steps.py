@@ -16,9 +16,10 @@ from torch import Tensor
 
 from training.contracts import RoundSpec, StepMetrics
 from training.errors import NotFinite
+from training.lanes import ONE_LANE, Lanes
 from training.metrics import Facts, History, Loss, Scale, facts, preference_metrics
 from training.pairs import Example
-from training.plan import Plan, Step
+from training.plan import MicroBatch, Plan, Step
 from training.policy import Policy
 from training.reference import is_exact, require_equal
 from training.rows import Rows, items, lay_out
@@ -66,11 +67,12 @@ class Descent:
         world: World,
         *,
         peak_rate: float,  # floating point operations a second
+        lanes: Lanes = ONE_LANE,
     ) -> None:
         self._spec, self._policy, self._examples, self._plan, self._world = spec, policy, examples, plan, world
         self._reference = reference.to(policy.device)
         self._loss = Loss(spec)
-        self._peak_rate = peak_rate
+        self._peak_rate, self._lanes = peak_rate, lanes
         self.optimizer = torch.optim.AdamW(policy.trainable, lr=spec.learning_rate, weight_decay=0.0)
         self.position = Position()
 
@@ -113,15 +115,21 @@ class Descent:
         scale = Scale.of(known, self._baseline_logprobs(step, place) if step.mismatched else reference, reference)
         logprobs = torch.zeros_like(reference)
         counts = torch.zeros(4, dtype=torch.float64, device=self._policy.device)
-        self.optimizer.zero_grad()
-        for batch, real in self._world.share(step.micro_batches):
-            rows = self._rows(batch, step)
-            rows_of_batch = [place[i] for i in batch]
+
+        def compute(share: tuple[MicroBatch, bool]) -> tuple[Tensor, tuple[Tensor, ...], Rows]:
+            batch, real = share
+            rows, of_batch = self._rows(batch, step), [place[i] for i in batch]
             ours = self._policy.logprobs(rows)
-            share = self._loss(ours, reference[rows_of_batch], known.at(rows_of_batch), scale)
-            (share * float(real)).backward()
+            loss = self._loss(ours, reference[of_batch], known.at(of_batch), scale) * float(real)
+            return ours.detach(), torch.autograd.grad(loss, self._policy.trainable, materialize_grads=True), rows
+
+        self.optimizer.zero_grad()
+        shares = list(self._world.share(step.micro_batches))
+        for (batch, real), (ours, gradients, rows) in zip(shares, self._lanes.map(compute, shares), strict=True):
+            for parameter, gradient in zip(self._policy.trainable, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
             if real:
-                logprobs[rows_of_batch] = ours.detach()
+                logprobs[[place[i] for i in batch]] = ours
                 counts += torch.tensor(
                     [rows.tokens, rows.input_ids.numel(), rows.unshared_tokens, len(rows.targets)],
                     dtype=torch.float64, device=counts.device,
@@ -133,15 +141,19 @@ class Descent:
     def _rows(self, batch: Sequence[int], step: Step) -> Rows:
         return lay_out(items(self._examples, batch, step.mismatched), self._plan.layout, self._spec.ld_alpha)
 
-    @torch.no_grad()
     def _baseline_logprobs(self, step: Step, place: dict[int, int]) -> Tensor:
         """Log-probs of the mismatched answers: KTO's baseline is a mean over the whole step, so it comes first.
 
         A third branch of the same rows, and the same kernels: before the first update it equals the reference.
         """
+
+        def compute(share: tuple[MicroBatch, bool]) -> Tensor:
+            with torch.no_grad():
+                return self._policy.logprobs(self._rows(share[0], step))
+
         logprobs = torch.zeros(len(place), 2, 2, dtype=torch.float64, device=self._policy.device)
-        for batch, real in self._world.share(step.micro_batches):
-            found = self._policy.logprobs(self._rows(batch, step))
+        shares = list(self._world.share(step.micro_batches))
+        for (batch, real), found in zip(shares, self._lanes.map(compute, shares), strict=True):
             if real:
                 logprobs[[place[i] for i in batch]] = found
         return self._world.sum(logprobs)
@@ -149,9 +161,6 @@ class Descent:
     def _sum_gradients(self) -> None:
         if self._world.size == 1:
             return
-        for parameter in self._policy.trainable:
-            if parameter.grad is None:  # this worker has computed nothing that counts
-                parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._policy.trainable if parameter.grad is not None]
         total = self._world.sum(torch.nn.utils.parameters_to_vector(gradients))
         torch.nn.utils.vector_to_parameters(total, gradients)

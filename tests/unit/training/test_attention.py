@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from tests.unit.training.conftest import random_pairs
 from training.attention import Document, Packing, Unshareable, attend
 from training.logprobs import token_logprobs
 from training.pairs import Pair, Thumb
-from training.policy import Policy
+from training.policy import NO_MASK, Policy
 from training.rows import FULL, Item, Rows, lay_out
 
 WINDOW = 16  # of the tiny Gemma's first layer
@@ -143,15 +142,9 @@ def test_scores_that_cannot_be_computed_here_are_refused(missing: dict[str, Any]
     count = sum(document.tokens for document in PACKING.documents)
     one = torch.zeros(1, 4, count, 8)
     with pytest.raises(Unshareable, match=reason):
-        attend(torch.nn.Identity(), one, one, one, None, **missing)
+        attend(torch.nn.Identity(), one, one, one, NO_MASK["attention_mask"], **missing)
 
 
 def test_the_tiny_gemma_has_prompts_that_are_longer_than_its_window(moved_policies: dict[str, Policy]) -> None:
     assert moved_policies["gemma"].config.sliding_window == WINDOW < len(LONG)
     assert any(len(pair.prompt) > WINDOW for pair in random_pairs(6))
-
-
-def test_the_models_own_attention_comes_back(moved_policy: Callable[[str], Policy]) -> None:
-    policy = moved_policy("llama")
-    policy.logprobs(lay_out(ITEMS, "shared"))
-    assert policy.config._attn_implementation == "sdpa"
