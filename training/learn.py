@@ -59,7 +59,7 @@ def _learn(spec: RoundSpec, report: Report, world: World, lanes: Lanes) -> Round
         def of_held_out() -> Tensor:
             return score(policy, examples.held_out, held_out_plan, world, spec.ld_alpha, lanes)
 
-        checkpointing = _checkpoint_gradients(spec, policy, examples.train, plan)
+        checkpointing = _checkpoint_gradients(spec, policy, examples.train, plan, lanes)
         names = _identity(spec, plan, before, policy, world)
         directory = Path(spec.checkpoints)
         reference = kept(
@@ -95,12 +95,12 @@ def _learn(spec: RoundSpec, report: Report, world: World, lanes: Lanes) -> Round
     return reporting.report(spec, measured, phase.seconds)
 
 
-def _checkpoint_gradients(spec: RoundSpec, policy: Policy, examples: Examples, plan: Plan) -> bool:
+def _checkpoint_gradients(spec: RoundSpec, policy: Policy, examples: Examples, plan: Plan, lanes: Lanes) -> bool:
     """Decide it, do it, and say which."""
     wanted = spec.gradient_checkpointing == "on"
     if spec.gradient_checkpointing == "auto":
         per_token = activation_bytes_per_token(policy, examples[:EXAMPLES_TO_MEASURE], plan.layout)
-        wanted = needs_checkpointing(per_token, plan, policy.device)
+        wanted = needs_checkpointing(per_token, plan, policy.device, lanes.count)
     if wanted:
         policy.checkpoint_gradients()
     return wanted

@@ -58,9 +58,9 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device) -> bool:
-    """Whether the activations of the largest micro-batch would not fit, so that they must be computed twice."""
+def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device, at_once: int = 1) -> bool:
+    """Whether the activations of so many of the largest micro-batch would not fit, and must be computed twice."""
     looked_at = range(0, len(plan), max(1, len(plan) // _STEPS_LOOKED_AT))
     steps = (plan[number] for number in looked_at)
     tokens = max(plan.tokens(step, batch) for step in steps for batch in step.micro_batches)
-    return tokens * bytes_per_token > _USABLE_SHARE * free_bytes(device)
+    return at_once * tokens * bytes_per_token > _USABLE_SHARE * free_bytes(device)
