@@ -122,17 +122,18 @@ class Rounds:
         """For ever: look for a round that is not final, take its next step."""
         while True:
             try:
-                busy = await self.step()
+                was = await self.step()
+                seconds = IDLE_SECONDS if was is None else POLL_SECONDS if was is RoundState.TRAINING else 0
             except HeliotropeError as error:  # the store or the replicas are away; the round is where it was
                 log.warning("the loop waits: %s", error)
-                busy = False
-            await asyncio.sleep(POLL_SECONDS if busy else IDLE_SECONDS)
+                seconds = IDLE_SECONDS
+            await asyncio.sleep(seconds)
 
-    async def step(self) -> bool:
-        """Take one step of the running round. False when there is none."""
+    async def step(self) -> RoundState | None:
+        """Take one step of the running round; the state that it was in. None: no round is running."""
         round = await self._store.rounds.running()
         if round is None:
-            return False
+            return None
         try:
             await self._handlers[round.state](round)
         except StaleRound as moved:  # cancelled, or taken over: not ours any more
@@ -144,7 +145,7 @@ class Rounds:
         except Exception as error:
             log.exception("round %d broke in state %s", round.n, round.state)
             await self._fail(round, f"{type(error).__name__}: {error}")
-        return True
+        return round.state
 
     async def _fail(self, round: Round, reason: str) -> None:
         current = await self._store.rounds.get(round.n)

@@ -119,7 +119,7 @@ async def test_progress_is_kept_once_and_in_order_whoever_looks(start: Start) ->
 
 
 async def test_without_a_round_there_is_nothing_to_do(start: Start) -> None:
-    assert await (await start()).rounds.step() is False
+    assert await (await start()).rounds.step() is None
 
 
 # --- asking for a round -------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ async def test_a_round_can_be_cancelled_and_its_pairs_are_free_again(start: Star
     cancelled = await small.rounds.cancel(round.n, who="tess")
     assert (cancelled.state, cancelled.reason) == (RoundState.CANCELLED, "cancelled by tess")
     assert small.trainer.running == set()
-    assert await small.rounds.step() is False
+    assert await small.rounds.step() is None
     assert (await small.rounds.preview()).pairs == 2
 
 
