@@ -167,7 +167,7 @@ async def test_cancelling_a_round_that_ends_meanwhile_is_a_conflict(small: Small
 
 async def test_a_step_lets_go_of_a_round_that_was_moved_meanwhile(small: SmallService, rival: Rival) -> None:
     round = await small.ask_for_round()
-    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is True
+    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is RoundState.QUEUED
     assert (await small.store.rounds.get(round.n)).state is RoundState.CANCELLED
 
 
@@ -180,7 +180,7 @@ async def test_a_failure_of_a_round_that_was_cancelled_meanwhile_does_not_end_th
     while small.trainer.started == []:
         await small.rounds.step()
     await small.rounds.step()
-    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is True
+    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is RoundState.TRAINING
     assert (await small.store.rounds.get(round.n)).state is RoundState.CANCELLED
 
 
@@ -194,7 +194,7 @@ async def test_a_break_of_a_round_that_was_cancelled_meanwhile_does_not_end_the_
     while (await small.store.rounds.get(round.n)).state is not RoundState.TRAINING:
         await small.rounds.step()
     small.trainer.before["poll"] = break_down
-    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is True
+    assert await rival.moves_first(small.rounds.step(), RoundState.CANCELLED) is RoundState.TRAINING
     assert (await small.store.rounds.get(round.n)).state is RoundState.CANCELLED
 
 
