@@ -15,7 +15,7 @@ from tests.adapter_files import change_manifest, replace_weights, write_adapter
 from tests.fakes import logprob
 from training.contracts import HELD_OUT, AttemptStatus, Evaluation, Progress, RoundReport, RoundSpec, StepMetrics
 from training.samples import ScoredAnswer, write_samples
-from training.snapshot import pair_digest, read_snapshot
+from training.snapshot import iterate, pair_digest
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def learn(spec: RoundSpec, **changes: Any) -> RoundReport:
 
     A candidate from outside is taken as it is and only measured, if there is something to measure it by.
     """
-    rows = read_snapshot(Path(spec.snapshot))
+    rows = list(iterate(Path(spec.snapshot)))
     assert pair_digest(rows) == spec.pair_digest, "these are not the frozen pairs"
     directory = Path(spec.out) / "adapter"
     parent = spec.parent.name if spec.parent else None

@@ -38,11 +38,11 @@ def choose_layout(policy: Policy, examples: Sequence[Example]) -> Choice:
 
     Raises `TrainingError` when not even the dense layout gives the model's own log-probs.
     """
-    dense = _logprobs_per_token(policy, examples, "dense")
+    dense = logprobs_per_token(policy, examples, "dense")
     tolerance = _TOLERANCE_NATS_PER_TOKEN[policy.dtype]
     _require_own_logprobs(policy, examples[0], dense[0], tolerance)
     try:
-        difference = (_logprobs_per_token(policy, examples, "shared") - dense).abs().max().item()
+        difference = (logprobs_per_token(policy, examples, "shared") - dense).abs().max().item()
     except Unshareable as error:
         reason = str(error)
     else:
@@ -54,7 +54,7 @@ def choose_layout(policy: Policy, examples: Sequence[Example]) -> Choice:
 
 
 @torch.no_grad()
-def _logprobs_per_token(policy: Policy, examples: Sequence[Example], layout: Layout) -> Tensor:
+def logprobs_per_token(policy: Policy, examples: Sequence[Example], layout: Layout) -> Tensor:
     """[examples, 2], nats per token."""
     items = [Item(example) for example in examples]
     tokens = torch.tensor([[len(answer or (0,)) for answer in item.answers] for item in items])

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from training.contracts import RoundSpec
+from training.layout import logprobs_per_token
 from training.pairs import Example
 from training.policy import Policy
-from training.rows import FULL, Item, lay_out
 from training.speed import matrix_product_rate
 
 _WORTH_IT = 1.3  # times as fast
@@ -34,13 +34,8 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     return rates[torch.bfloat16] > _WORTH_IT * rates[torch.float32]
 
 
-@torch.no_grad()
 def to_bfloat16(policy: Policy, examples: Sequence[Example]) -> float:
     """Round the base model's weights; returns the largest change of a log-prob, in nats per token of the answer."""
-    items = [Item(example) for example in examples]
-    rows = lay_out(items, "dense")
-    tokens = torch.tensor([[len(answer or (0,)) for answer in item.answers] for item in items])
-    before = policy.logprobs(rows)[:, :, FULL].cpu()
+    before = logprobs_per_token(policy, examples, "dense")
     policy.to_bfloat16()
-    after = policy.logprobs(rows)[:, :, FULL].cpu()
-    return ((after - before).abs() / tokens).max().item()
+    return (logprobs_per_token(policy, examples, "dense") - before).abs().max().item()

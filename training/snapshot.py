@@ -115,11 +115,6 @@ def iterate(path: Path) -> Iterator[SnapshotRow]:
     return _checked(_rows(path))
 
 
-def read_snapshot(path: Path) -> list[SnapshotRow]:
-    """All rows of `iterate`, in memory."""
-    return list(iterate(path))
-
-
 def _rows(path: Path) -> Iterator[SnapshotRow]:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:

@@ -22,7 +22,7 @@ from tests.fake_trainer import Done, evaluation
 from tests.small_service import MAX_ADAPTER_BYTES, MAX_BODY_BYTES, Refusal, SmallService, client, refusal
 from training.adapter import read_adapter
 from training.contracts import HELD_OUT
-from training.snapshot import read_snapshot
+from training.snapshot import iterate
 
 ADAPTERS = "/ops/adapters"
 QUESTIONS = [f"question {number}" for number in range(4)]
@@ -83,7 +83,7 @@ async def test_an_adapter_from_outside_is_measured_judged_and_promoted_like_any_
     assert ended.state is RoundState.PROMOTED
     [spec] = small.trainer.started
     assert spec.candidate == candidate["directory"]
-    assert {row.split for row in read_snapshot(Path(spec.snapshot))} == {HELD_OUT}
+    assert {row.split for row in list(iterate(Path(spec.snapshot)))} == {HELD_OUT}
     assert await small.answers_by() == {ended.adapter}
     adapter = (await operator.get(f"{ADAPTERS}/{ended.adapter}")).json()
     assert (adapter["added_by"], adapter["round"], adapter["parent"]) == ("tess", 1, BASE)

@@ -17,7 +17,7 @@ from serving.contracts import BASE
 from tests.fake_trainer import Done, evaluation
 from tests.small_service import SmallService
 from training.contracts import HELD_OUT, NEW, REPLAY, TRAIN
-from training.snapshot import SnapshotRow, read_snapshot
+from training.snapshot import SnapshotRow, iterate
 
 
 def _pair(id: str, prompt: str | None = None) -> Pair:
@@ -73,7 +73,7 @@ def _questions(batch: str, count: int = 8) -> list[str]:
 
 
 async def _rows(small: SmallService) -> list[SnapshotRow]:
-    return read_snapshot(Path(small.trainer.started[-1].snapshot))
+    return list(iterate(Path(small.trainer.started[-1].snapshot)))
 
 
 def _ids(rows: list[SnapshotRow], **fields: str) -> set[str]:

@@ -16,7 +16,7 @@ from tests.adapter_files import FINGERPRINTS
 from tests.fake_trainer import DIED, RUNNING, Answer, Done, evaluation, failed, progress, step
 from tests.small_service import SmallService
 from training.contracts import Progress
-from training.snapshot import read_snapshot
+from training.snapshot import iterate
 
 QUESTIONS = ["first question", "second question"]
 MORE_QUESTIONS = [f"another question {number}" for number in range(3)]
@@ -68,7 +68,7 @@ async def test_what_is_trained_on_is_what_was_frozen_and_was_served(start: Start
     small = await start(beta=0.3, seed=5)
     ended = await small.round(epochs=7)
     [spec] = small.trainer.started
-    rows = read_snapshot(Path(spec.snapshot))
+    rows = list(iterate(Path(spec.snapshot)))
     assert {row.split for row in rows} == {"train", "held_out"}
     assert len(rows) == 2
     assert all(row.prompt_token_ids and row.chosen_token_ids != row.rejected_token_ids for row in rows)
@@ -97,7 +97,7 @@ async def test_the_second_round_continues_the_first_and_uses_only_new_pairs(star
     parent = small.trainer.started[1].parent
     assert parent is not None
     assert (parent.name, Path(parent.directory).name) == (first.adapter, first.adapter)
-    snapshots = [read_snapshot(Path(spec.snapshot)) for spec in small.trainer.started]
+    snapshots = [list(iterate(Path(spec.snapshot))) for spec in small.trainer.started]
     assert not {row.pair_id for row in snapshots[0]} & {row.pair_id for row in snapshots[1]}
     assert (await small.store.adapters.get(str(second.adapter))).parent == first.adapter
     assert second.funnel is not None

@@ -13,7 +13,7 @@ from service.store.completions import prompt_digest
 from service.store.store import Store
 from serving.contracts import Completion
 from training.contracts import HELD_OUT, TRAIN
-from training.snapshot import SnapshotRow, read_snapshot, write_snapshot
+from training.snapshot import SnapshotRow, iterate, write_snapshot
 
 MakeCompletion = Callable[..., Completion]
 StartRound = Callable[..., Awaitable[Round]]
@@ -111,7 +111,7 @@ async def test_snapshot_rows_hold_what_was_served_or_the_imported_text(
         ),
     ]
     write_snapshot(tmp_path / "pairs.parquet", rows)
-    assert read_snapshot(tmp_path / "pairs.parquet") == sorted(rows, key=lambda row: row.pair_id)
+    assert list(iterate(tmp_path / "pairs.parquet")) == sorted(rows, key=lambda row: row.pair_id)
 
 
 async def test_a_pair_whose_content_is_gone_gives_no_snapshot(store: Store, voted_pair: Pair) -> None:

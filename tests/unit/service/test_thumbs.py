@@ -13,7 +13,7 @@ from service.store.store import Store
 from tests.small_service import SmallService
 from tests.unit.service.test_preferences import DOWN, UP, _imported, _matches, _vote
 from training.contracts import HELD_OUT, TRAIN
-from training.snapshot import SnapshotRow, read_snapshot
+from training.snapshot import SnapshotRow, iterate
 
 PAIRED = ["first question", "second question", "third question"]
 ALONE = [f"alone {number}" for number in range(7)]
@@ -79,7 +79,7 @@ async def small(store: Store, tmp_path: Path) -> SmallService:
 
 
 def _rows(small: SmallService) -> list[SnapshotRow]:
-    return read_snapshot(Path(small.trainer.started[-1].snapshot))
+    return list(iterate(Path(small.trainer.started[-1].snapshot)))
 
 
 def _sides(row: SnapshotRow) -> tuple[bool, bool]:

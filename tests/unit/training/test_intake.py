@@ -17,7 +17,7 @@ from training.contracts import HELD_OUT, TRAIN
 from training.errors import TrainingError
 from training.formats import Preference
 from training.intake import Fault, Intake, read
-from training.snapshot import SnapshotRow, read_snapshot, write_snapshot
+from training.snapshot import SnapshotRow, iterate, write_snapshot
 
 PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 
@@ -127,7 +127,7 @@ def test_rows_are_in_order_and_unique_although_they_repeat_each_other(tmp_path: 
     rows = list(intake_of().rows(pair(row) for row in (9, 10, 11)))
     assert [row.pair_id for row in rows] == sorted({row.pair_id for row in rows})
     write_snapshot(tmp_path / "snapshot.parquet", iter(rows))
-    assert read_snapshot(tmp_path / "snapshot.parquet") == rows
+    assert list(iterate(tmp_path / "snapshot.parquet")) == rows
 
 
 def test_rows_are_taken_one_at_a_time() -> None:
