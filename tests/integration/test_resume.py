@@ -14,10 +14,11 @@ from typing import IO
 import pytest
 
 from tests import tiny_models
+from tests.round_specs import round_spec
 from training.adapter import WEIGHTS
 from training.contracts import HELD_OUT, TRAIN, LoraSpec, RoundSpec
-from training.fingerprints import file_sha256, fingerprints
-from training.snapshot import SnapshotRow, write_snapshot
+from training.fingerprints import file_sha256
+from training.snapshot import SnapshotRow
 
 STEPS = 40
 _LEARN = """
@@ -55,12 +56,9 @@ def spec(model: Path, folder: Path) -> RoundSpec:
     rows = [
         SnapshotRow(f"{i:04d}", HELD_OUT if i % 4 == 3 else TRAIN, tokens(12), tokens(8), tokens(9)) for i in range(16)
     ]
-    digest = write_snapshot(folder / "snapshot.parquet", rows)
-    return RoundSpec(
-        round=1, attempt=1, snapshot=str(folder / "snapshot.parquet"), pair_digest=digest,
-        model=str(model), fingerprints=fingerprints(model), parent=None, adapter_ordinal=1, out=str(folder / "out"),
-        storage=str(folder / "storage"), checkpoints=str(folder / "checkpoints"), lora=LoraSpec(rank=4, alpha=8),
-        pairs_per_step=6, epochs=STEPS // 2, seconds_between_checkpoints=0, trackers=(),
+    return round_spec(
+        model, rows, folder, lora=LoraSpec(rank=4, alpha=8), pairs_per_step=6, epochs=STEPS // 2,
+        seconds_between_checkpoints=0,
     )  # fmt: skip
 
 

@@ -18,13 +18,13 @@ import torch
 from ray._private.state import state as cluster
 
 from tests import tiny_models
+from tests.round_specs import round_spec
 from training.adapter import read_adapter
 from training.attempt import Attempts
 from training.contracts import HELD_OUT, TRAIN, AttemptStatus, LoraSpec, Progress, RoundReport, RoundSpec
-from training.fingerprints import fingerprints
 from training.learn import learn
 from training.round import RESTART
-from training.snapshot import SnapshotRow, write_snapshot
+from training.snapshot import SnapshotRow
 from training.worker import threads
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -54,22 +54,8 @@ def make_spec(model: Path, tmp_path: Path) -> MakeSpec:
             SnapshotRow(f"{i:04d}", HELD_OUT if i % 4 == 3 else TRAIN, tokens(12), tokens(8), tokens(9))
             for i in range(32)
         ]
-        defaults: dict[str, Any] = {
-            "round": next(ROUNDS),
-            "attempt": 1,
-            "snapshot": str(tmp_path / "snapshot.parquet"),
-            "pair_digest": write_snapshot(tmp_path / "snapshot.parquet", rows),
-            "model": str(model),
-            "fingerprints": fingerprints(model),
-            "parent": None,
-            "adapter_ordinal": 1,
-            "out": str(tmp_path / "out"),
-            "storage": str(tmp_path / "storage"),
-            "checkpoints": str(tmp_path / "checkpoints"),
-            "pairs_per_step": 8,
-            "lora": LoraSpec(rank=4, alpha=8),
-        }
-        return RoundSpec.model_validate(defaults | fields)
+        small = {"round": next(ROUNDS), "pairs_per_step": 8, "lora": LoraSpec(rank=4, alpha=8)}
+        return round_spec(model, rows, tmp_path, **small | fields)
 
     return make
 

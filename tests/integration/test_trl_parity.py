@@ -14,12 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests import trl_peer
+from tests.round_specs import round_spec
 from tests.tiny_models import EOS, VOCABULARY, build
 from training.contracts import TRAIN, RoundSpec
-from training.fingerprints import fingerprints
 from training.learn import learn
 from training.policy import load_policy
-from training.snapshot import SnapshotRow, write_snapshot
+from training.snapshot import SnapshotRow
 from training.world import ALONE
 
 ROWS, ROWS_A_STEP = 96, 4  # 24 optimizer steps
@@ -82,22 +82,5 @@ def answer(draw: random.Random) -> list[int]:
 
 
 def make_spec(model: Path, rows: list[SnapshotRow], folder: Path, **settings: object) -> RoundSpec:
-    snapshot = folder / "pairs.parquet"
-    fields = {
-        "round": 1,
-        "attempt": 1,
-        "snapshot": str(snapshot),
-        "pair_digest": write_snapshot(snapshot, rows),
-        "model": str(model),
-        "fingerprints": fingerprints(model),
-        "parent": None,
-        "adapter_ordinal": 1,
-        "out": str(folder / "out"),
-        "storage": str(folder / "storage"),
-        "checkpoints": str(folder / "checkpoints"),
-        "learning_rate": 1e-3,
-        "pairs_per_step": ROWS_A_STEP,
-        "tokens_per_micro_batch": 160,  # several micro-batches a step, where TRL has one
-        **settings,
-    }
-    return RoundSpec.model_validate(fields)
+    several = {"pairs_per_step": ROWS_A_STEP, "tokens_per_micro_batch": 160}  # micro-batches a step, where TRL has one
+    return round_spec(model, rows, folder, learning_rate=1e-3, **several | settings)

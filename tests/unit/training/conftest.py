@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from tests import tiny_models
+from tests.round_specs import round_spec
 from training.contracts import HELD_OUT, TRAIN, LoraSpec, RoundSpec
 from training.examples import Examples, ExamplesWriter
-from training.fingerprints import fingerprints
 from training.pairs import Example, Pair, Thumb
 from training.plan import Plan, Sizes, make_plan
 from training.policy import Policy, load_policy
 from training.rows import Layout
-from training.snapshot import SnapshotRow, write_snapshot
+from training.snapshot import SnapshotRow
 from training.world import ALONE, World
 
 LORA = LoraSpec(rank=4, alpha=8)
@@ -50,42 +50,22 @@ def make_spec(models: dict[str, Path], tmp_path: Path) -> MakeSpec:
     """A round over random pairs; keyword arguments replace fields, `rows` the pairs and `model` the architecture."""
 
     def make(model: str = "llama", rows: list[SnapshotRow] | None = None, **fields: Any) -> RoundSpec:
-        return spec_of(
-            models[model], tmp_path / "snapshot.parquet", random_rows(32) if rows is None else rows, **fields
-        )
+        return spec_of(models[model], tmp_path, random_rows(32) if rows is None else rows, **fields)
 
     return make
 
 
-def spec_of(model: Path, snapshot: Path, rows: list[SnapshotRow], **fields: Any) -> RoundSpec:
-    """A round over these rows, which are written to the snapshot; all its directories are beside that."""
-    folder = snapshot.parent
-    defaults: dict[str, Any] = {
-        "round": 1,
-        "attempt": 1,
-        "snapshot": str(snapshot),
-        "pair_digest": write_snapshot(snapshot, rows),
-        "model": str(model),
-        "fingerprints": fingerprints(model),
-        "parent": None,
-        "adapter_ordinal": 1,
-        "out": str(folder / "out"),
-        "storage": str(folder / "storage"),
-        "checkpoints": str(folder / "checkpoints"),
-        "learning_rate": 1e-3,
-        "lora": LORA,
-        "pairs_per_step": 8,
-        "tokens_per_micro_batch": 256,
-        "trackers": (),
-    }
-    return RoundSpec.model_validate(defaults | fields)
+def spec_of(model: Path, folder: Path, rows: list[SnapshotRow], **fields: Any) -> RoundSpec:
+    """A round over these rows in steps and micro-batches of a tiny size."""
+    tiny = {"learning_rate": 1e-3, "lora": LORA, "pairs_per_step": 8, "tokens_per_micro_batch": 256}
+    return round_spec(model, rows, folder, **tiny | fields)
 
 
 @pytest.fixture(scope="session")
 def moved_policies(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Policy]:
     """Architecture -> a policy whose adapter is random and not zero, as after earlier rounds. Not to be changed."""
-    snapshot = tmp_path_factory.mktemp("snapshot") / "snapshot.parquet"
-    policies = {name: load_policy(spec_of(model, snapshot, random_rows(1)), ALONE) for name, model in models.items()}
+    folder = tmp_path_factory.mktemp("snapshot")
+    policies = {name: load_policy(spec_of(model, folder, random_rows(1)), ALONE) for name, model in models.items()}
     for policy in policies.values():
         move(policy)
     return policies
