@@ -11,12 +11,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from service import preferences
-from service.contracts import Round, Vote
+from service.contracts import Round
 from service.pairs import Funnel, Pair
 from service.preferences import Reasons
 from service.replay import ancestry, choose
 from service.settings import TrainingSettings
 from service.store.store import Store
+from service.votes import Vote
 from training.contracts import REPLAY
 from training.objective import Objective, parse
 from training.snapshot import SnapshotRow

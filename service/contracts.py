@@ -1,6 +1,6 @@
-"""What people send and what is kept: votes, pairs, rounds, adapters. Imports no torch, no vLLM, no Ray.
+"""What operators send and what is kept: keys, rounds, adapters. Imports no torch, no vLLM, no Ray.
 
-Bodies of requests come first, records after. Wire bodies refuse unknown fields by name.
+Votes are in `votes.py`, pairs in `pairs.py`. Wire bodies refuse unknown fields by name.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ import enum
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.parity import Parity
 from service.tuning import Tuning
-
-MAX_TEXT = 16_384  # characters of a comment
-MAX_TAGS = 32
 
 
 class _Contract(BaseModel):
@@ -35,64 +32,6 @@ class Key(_Contract):
     id: str
     role: Role
     app: str
-
-
-# --- feedback -----------------------------------------------------------------------------------------
-
-
-class Rating(enum.StrEnum):
-    UP = "up"
-    DOWN = "down"
-
-
-class FeedbackBody(_Contract):
-    """`POST /v1/feedback`. One effective vote per completion choice, user and kind; the last write wins."""
-
-    completion_id: str = Field(min_length=1, max_length=200)
-    choice_index: int = Field(default=0, ge=0, le=127)
-    rating: Rating
-    user: str | None = Field(default=None, min_length=1, max_length=256)
-    comment: str | None = Field(default=None, max_length=MAX_TEXT)
-    tags: tuple[str, ...] = Field(default=(), max_length=MAX_TAGS)
-    feedback_id: str | None = Field(default=None, min_length=1, max_length=200)
-
-    @field_validator("completion_id", "user", "comment", "feedback_id")
-    @classmethod
-    def _no_nul(cls, value: str | None) -> str | None:
-        if value is not None and "\0" in value:
-            raise ValueError("must not contain the NUL character")
-        return value
-
-    @field_validator("tags")
-    @classmethod
-    def _short_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not tag or len(tag) > 64 or "\0" in tag for tag in tags):
-            raise ValueError("each tag must have 1 to 64 characters and no NUL character")
-        return tags
-
-
-class FeedbackReceipt(_Contract):
-    """What a voter gets back once the vote is durable."""
-
-    feedback_id: str
-    adapter: str  # the adapter that wrote the answer
-    effective: bool  # False: a later vote of the same user on the same choice already stands
-
-
-class Vote(_Contract):
-    """One effective vote joined with the choice it is about; the raw material of preferences."""
-
-    seq: int  # the store's own order
-    app: str
-    user: str | None
-    completion_id: str
-    choice_index: int
-    rating: Rating
-    adapter: str
-    prompt_digest: str  # sha256 hex over the rendered prompt's token ids
-    finish_reason: str
-    text: str | None  # None: the caller asked not to store it
-    token_ids: tuple[int, ...] | None  # None: the caller asked not to store them
 
 
 # --- rounds -------------------------------------------------------------------------------------------

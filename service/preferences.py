@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from service.contracts import Rating, Vote
 from service.digest import content_digest
 from service.pairs import Funnel, ImportedPair, LeftOut, Pair
+from service.votes import Rating, Vote
 from serving.contracts import TRUNCATED
 
 ChoiceKey = tuple[str, int]  # (completion_id, choice_index)

@@ -14,9 +14,12 @@ from typing import Any, Literal
 
 import platformdirs
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from service.curation.settings import PreferenceSettings, QuarantineSettings
 from service.errors import BadRequest
+from service.keeping.settings import RetentionSettings
+from service.section import Section
 from service.tuning import (
     TUNABLE,
     Beta,
@@ -44,11 +47,7 @@ TUNED = {True: {"beta": 1.0, "learning_rate": 2e-3}, False: {"beta": 0.1, "learn
 _CLIENT_VARIABLES = frozenset({"HELIOTROPE_URL", "HELIOTROPE_KEY", "HELIOTROPE_STATE", "HELIOTROPE_CONFIG"})
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section):
     name: str = Field(
         default=SEEDLING,
         min_length=1,
@@ -56,19 +55,33 @@ class ModelSettings(_Section):
     )
 
 
-class ServerSettings(_Section):
+class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     insecure_no_auth: bool = Field(default=False, description="answer without keys; for a laptop only")
-
-
-class StoreSettings(_Section):
-    url: str | None = Field(
-        default=None, description="postgresql://...; None: an embedded PostgreSQL in the state folder"
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description="web pages that may vote from the browser, such as https://app.example; none by default"
+    )
+    feedback_token_seconds: int = Field(
+        default=3 * 3600, ge=60, le=30 * 86400, description="life of a token for one completion, unless asked for less"
     )
 
 
-class TrainingSettings(_Section):
+class StoreSettings(Section):
+    url: str | None = Field(
+        default=None, description="postgresql://...; None: an embedded PostgreSQL in the state folder"
+    )
+    redact: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:function, str -> str; called on every text before it is written",
+    )
+    without_store: Literal["answer", "refuse"] = Field(
+        default="answer", description="chat while the store is down: answers that cannot be rated, or 503"
+    )
+
+
+class TrainingSettings(Section):
     objective: Objective = Field(default="dpo", description="a sum of losses: training/objective.py lists them")
     beta: Beta | None = Field(
         default=None, description="how closely the new policy stays to the deployed one; None: see TUNED"
@@ -109,7 +122,7 @@ class TrainingSettings(_Section):
         return self
 
 
-class GateSettings(_Section):
+class GateSettings(Section):
     min_held_out_pairs: int = Field(
         default=4, ge=1, description="with fewer the gate abstains, and the old adapter stays"
     )
@@ -123,7 +136,7 @@ class GateSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     state: Path = Field(
         default_factory=lambda: Path(platformdirs.user_state_path("heliotrope")),
         description="folder of the embedded database, adapters, rounds and keys of this machine",
@@ -134,6 +147,9 @@ class Settings(_Section):
     serving: ServingSettings = ServingSettings()
     training: TrainingSettings = TrainingSettings()
     gate: GateSettings = GateSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    quarantine: QuarantineSettings = QuarantineSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @pydantic.model_validator(mode="after")
     def _rank_fits(self) -> Settings:

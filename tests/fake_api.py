@@ -25,8 +25,6 @@ from service.contracts import (
     AuditEntry,
     Candidate,
     Check,
-    FeedbackBody,
-    FeedbackReceipt,
     Key,
     PromoteBody,
     Role,
@@ -49,6 +47,7 @@ from service.errors import (
     from_faults,
 )
 from service.pairs import Funnel
+from service.votes import FeedbackBody, FeedbackReceipt
 from serving.contracts import ReplicaStatus, Route
 from training.contracts import Evaluation, RoundReport, StepMetrics
 

@@ -24,12 +24,13 @@ from service.api.preferences import preference_routes
 from service.api.rounds import round_routes
 from service.api.status import status_routes
 from service.candidates import door
-from service.contracts import Adapter, FeedbackBody, Rating, Role, Round, RoundBody
+from service.contracts import Adapter, Role, Round, RoundBody
 from service.errors import NotFound
 from service.registry import Registry
 from service.rounds import Rounds
 from service.settings import Settings
 from service.store.store import Store
+from service.votes import FeedbackBody, Rating
 from serving.adapters import sha256_of
 from serving.contracts import AdapterFiles, Caller, Completion, Route
 from serving.replica import Replica

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 
 from service.api.auth import Doorman
-from service.contracts import FeedbackBody, Key, Role
+from service.contracts import Key, Role
 from service.store.feedback import Feedback
+from service.votes import FeedbackBody
 
 
 def feedback_routes(feedback: Feedback, doorman: Doorman) -> APIRouter:

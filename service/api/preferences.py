@@ -11,11 +11,12 @@ from fastapi.responses import JSONResponse, Response
 from service import imports
 from service.api.auth import Doorman
 from service.collecting import Collector
-from service.contracts import Key, Role, Vote
+from service.contracts import Key, Role
 from service.errors import BadRequest
 from service.pairs import LeftOut
 from service.store.store import Store
 from service.tuning import Objective
+from service.votes import Vote
 
 FAULTS_SHOWN = 100
 

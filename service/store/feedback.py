@@ -13,11 +13,11 @@ from sqlalchemy import Select, and_, func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.contracts import FeedbackBody, FeedbackReceipt
 from service.digest import content_digest
 from service.errors import Conflict, NotFound
 from service.store.sessions import Sessions
 from service.store.tables import choices, completions, feedback
+from service.votes import FeedbackBody, FeedbackReceipt
 
 RATING = "rating"  # the kind of a thumbs-up or thumbs-down
 NO_USER = ""  # what the column holds when the app named no user

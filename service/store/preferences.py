@@ -15,13 +15,13 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.contracts import Vote
 from service.pairs import ImportedPair, Pair
 from service.store import round_pairs
 from service.store.feedback import NO_USER
 from service.store.round_pairs import ChoiceKey
 from service.store.sessions import Sessions
 from service.store.tables import choices, completions, feedback, imported_pairs
+from service.votes import Vote
 from training.contracts import HELD_OUT, NEW, TRAIN
 from training.snapshot import SnapshotRow
 

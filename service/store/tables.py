@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -74,9 +75,14 @@ completions = Table(
     Column("sampling", JSONB, nullable=False),
     Column("tokenizer_fingerprint", Text, nullable=False),
     Column("prompt_digest", Text, nullable=False),  # sha256 hex over the prompt's token ids
-    Column("prompt_token_ids", ARRAY(Integer)),  # null: store was false
+    Column("prompt_token_ids", ARRAY(Integer)),  # null: store was false, or the text was redacted
+    # One message, beside system messages: the prompt holds nothing of a conversation.
+    Column("single_turn", Boolean, nullable=False),
+    Column("redacted", Boolean, nullable=False, server_default=text("false")),
     _now(),
     Index(None, "app", "prompt_digest"),
+    Index(None, "user"),
+    Index(None, "created_at"),
 )
 
 choices = Table(
@@ -100,9 +106,15 @@ feedback = Table(
     Column("choice_index", Integer, nullable=False),
     Column("user", Text, nullable=False, server_default=""),  # "": the app named no user
     Column("kind", Text, nullable=False),
-    Column("rating", Text, nullable=False),
+    Column("target", Text, nullable=False),  # what of a user's votes of a kind only the last counts on: `votes.target`
+    Column("rating", Text),
+    Column("rival_completion_id", Text),  # of a comparison: what the choice is preferred to
+    Column("rival_choice_index", Integer),
+    Column("tie", Boolean, nullable=False, server_default=text("false")),
+    Column("correction", Text),
     Column("comment", Text),
     Column("tags", ARRAY(Text), nullable=False),
+    Column("prompt_digest", Text, nullable=False),  # of the completion
     Column("body_sha256", Text, nullable=False),
     Column("retracted", Boolean, nullable=False, server_default=text("false")),
     _now(),
@@ -112,7 +124,102 @@ feedback = Table(
         ["choices.completion_id", "choices.choice_index"],
         name="fk_feedback_choice",
     ),
-    Index("ix_feedback_target", "completion_id", "choice_index", "user", "kind", "seq"),
+    ForeignKeyConstraint(
+        ["rival_completion_id", "rival_choice_index"],
+        ["choices.completion_id", "choices.choice_index"],
+        name="fk_feedback_rival",
+    ),
+    CheckConstraint(
+        "num_nonnulls(rating, rival_completion_id, correction) = 1 AND "
+        "num_nonnulls(rival_completion_id, rival_choice_index) IN (0, 2)",
+        name="says_one_thing",
+    ),
+    Index("ix_feedback_target", "target", "user", "kind", "seq"),
+    Index("ix_feedback_prompt", "app", "prompt_digest"),
+    Index("ix_feedback_user", "user", "app", "created_at"),
+    Index("ix_feedback_choice", "completion_id", "choice_index"),
+    Index("ix_feedback_rival", "rival_completion_id", "rival_choice_index"),
+    Index(None, "created_at"),
+)
+
+# Prompts whose pairs must be made anew. Every vote, retraction, release, erasure and end of a round adds its prompts
+# here in its own transaction; whoever matches them deletes the rows in the transaction that writes the pairs. A queue
+# of rows, and no watermark of `seq`: a vote that commits late would be passed over by one.
+stale_prompts = Table(
+    "stale_prompts",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("prompt_digest", Text, nullable=False),
+    Index(None, "app", "prompt_digest"),
+)
+
+# All pairs, and thumbs without a partner, that follow from the votes; made by matching, prompt by prompt.
+preference_pairs = Table(
+    "preference_pairs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("app", Text, nullable=False),
+    Column("prompt_digest", Text, nullable=False),
+    Column("chosen_completion_id", Text),
+    Column("chosen_choice_index", Integer),
+    Column("rejected_completion_id", Text),
+    Column("rejected_choice_index", Integer),
+    Column("correction", BigInteger),  # seq of the vote whose text is the chosen answer
+    Column("votes", ARRAY(BigInteger), nullable=False),
+    Column("voter", Text, nullable=False),
+    Column("voters", ARRAY(Text), nullable=False),
+    Column("adapters", ARRAY(Text), nullable=False),
+    Column("tags", ARRAY(Text), nullable=False),
+    Column("voted_at", DateTime(timezone=True), nullable=False),
+    Column("chosen_length", Integer, nullable=False),  # characters
+    Column("rejected_length", Integer, nullable=False),  # characters
+    Column("copied", Float, nullable=False),
+    Column("signature", ARRAY(BigInteger), nullable=False),
+    Index(None, "app", "prompt_digest"),
+    Index(None, "source"),
+    Index(None, "voter", "voted_at"),
+)
+
+# What became of each effective vote when its prompt was last matched.
+vote_fates = Table(
+    "vote_fates",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("feedback.seq", ondelete="CASCADE"), primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("prompt_digest", Text, nullable=False),
+    Column("pair_id", Text),  # null: it is in none
+    Column("reason", Text),  # null: it is in a pair
+    Index(None, "app", "prompt_digest"),
+    Index(None, "reason"),
+    Index(None, "pair_id"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),  # burst, flips, user_dominance, phrase_dominance
+    Column("app", Text, nullable=False),
+    Column("user", Text, nullable=False),  # "": the app named no user
+    Column("why", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("status", Text, nullable=False, server_default="held"),  # held, released, dropped
+    _now(),
+    Column("decided_at", DateTime(timezone=True)),
+    Column("decided_by", Text),
+    Index(None, "app", "user"),
+    Index(None, "status"),
+)
+
+quarantined_votes = Table(
+    "quarantined_votes",
+    metadata,
+    Column("seq", BigInteger, ForeignKey("feedback.seq", ondelete="CASCADE"), nullable=False),
+    Column("quarantine_id", Integer, ForeignKey("quarantine.id", ondelete="CASCADE"), nullable=False),
+    PrimaryKeyConstraint("seq", "quarantine_id"),
+    Index(None, "quarantine_id"),
 )
 
 imported_pairs = Table(
@@ -121,9 +228,11 @@ imported_pairs = Table(
     Column("id", Text, primary_key=True),  # sha256 hex of the content, so a second import adds nothing
     Column("seq", BigInteger, Identity(), nullable=False, unique=True),
     Column("messages", JSONB, nullable=False),
-    Column("chosen", Text, nullable=False),
-    Column("rejected", Text, nullable=False),
+    Column("chosen", Text),  # null: a single thumb down
+    Column("rejected", Text),  # null: a single thumb up
+    Column("format", Text, nullable=False),  # as it was read
     _now(),
+    CheckConstraint("num_nonnulls(chosen, rejected) > 0", name="has_an_answer"),
 )
 
 rounds = Table(
@@ -179,14 +288,17 @@ round_pairs = Table(
     Column("round", Integer, ForeignKey("rounds.n"), nullable=False),
     Column("pair_id", Text, nullable=False),
     Column("split", Text, nullable=False),
-    Column("origin", Text, nullable=False),
-    Column("chosen_completion_id", Text),  # null for an imported pair
+    Column("source", Text, nullable=False),
+    Column("correction", BigInteger),  # seq of the vote whose text is the chosen answer
+    Column("chosen_completion_id", Text),  # null for an imported pair and a correction
     Column("chosen_choice_index", Integer),
     Column("rejected_completion_id", Text),
     Column("rejected_choice_index", Integer),
     Column("votes", ARRAY(BigInteger), nullable=False),
     PrimaryKeyConstraint("round", "pair_id"),
     Index(None, "pair_id"),
+    Index(None, "chosen_completion_id"),
+    Index(None, "rejected_completion_id"),
 )
 
 adapters = Table(
@@ -228,4 +340,13 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+)
+
+# Random values that all processes share: made once by whoever needs one first.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    _now(),
 )

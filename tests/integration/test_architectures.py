@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from service.app import StoreJournal
-from service.contracts import FeedbackBody, Rating, RoundBody, RoundState
+from service.contracts import RoundBody, RoundState
 from service.parity import compare
 from service.registry import Registry
 from service.rounds import Rounds
 from service.settings import Settings, load
 from service.store.store import Store
+from service.votes import FeedbackBody, Rating
 from serving.contracts import BASE, AdapterFiles, Answer, Caller, ChatAnswer, Prepared, ReplicaStatus, Route, Scores
 from serving.engine import VllmEngine
 from serving.errors import HostError

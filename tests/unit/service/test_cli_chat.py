@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app
 from service.client import Client
-from service.contracts import Rating
 from service.talk import Talk
+from service.votes import Rating
 from tests.fake_api import APP_KEY, SECOND, FakeApi
 
 Run = Callable[..., Result]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts import Rating, Vote
 from service.pairs import ImportedPair, LeftOut, Pair
 from service.preferences import build, hold_out
+from service.votes import Rating, Vote
 
 UP, DOWN = Rating.UP, Rating.DOWN
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts import Adapter, Rating, RoundState
+from service.contracts import Adapter, RoundState
 from service.pairs import Pair
 from service.replay import ancestry, choose, replayed
 from service.store.store import Store
+from service.votes import Rating
 from serving.contracts import BASE
 from tests.fake_trainer import Done, evaluation
 from tests.small_service import SmallService

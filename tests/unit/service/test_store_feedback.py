@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from service.contracts import FeedbackBody, Rating
 from service.errors import Conflict, NotFound
 from service.store.store import Store
+from service.votes import FeedbackBody, Rating
 from serving.contracts import Completion
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from service import preferences
-from service.contracts import FeedbackBody, Rating, Round, RoundState
+from service.contracts import Round, RoundState
 from service.pairs import ImportedPair, Pair
 from service.store.completions import prompt_digest
 from service.store.store import Store
+from service.votes import FeedbackBody, Rating
 from serving.contracts import Completion
 from training.contracts import HELD_OUT, TRAIN
 from training.snapshot import SnapshotRow, iterate, write_snapshot

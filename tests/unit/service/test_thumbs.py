@@ -7,9 +7,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.contracts import Rating, RoundState
+from service.contracts import RoundState
 from service.preferences import VOTER_DIGITS, build, hold_out, voter
 from service.store.store import Store
+from service.votes import Rating
 from tests.small_service import SmallService
 from tests.unit.service.test_preferences import DOWN, UP, _imported, _matches, _vote
 from training.contracts import HELD_OUT, TRAIN

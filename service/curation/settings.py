@@ -1,0 +1,58 @@
+"""What an operator may set about which preferences count: the sections `[preferences]` and `[quarantine]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.section import Section
+
+
+class PreferenceSettings(Section):
+    """The guards; each leaves pairs out for a reason of its own (`service/pairs.py`, LeftOut)."""
+
+    across_users: Literal["single_turn", "never", "always"] = Field(
+        default="single_turn",
+        description="may one user's vote meet another's? single_turn: where the prompt is one message, not a "
+        "conversation, beside the app's own system message",
+    )
+    max_pairs_per_user: int = Field(
+        default=50, ge=1, description="in one round; votes without `user` are one user of their app"
+    )
+    max_pairs_per_user_per_day: int = Field(default=50, ge=1, description="by the day (UTC) of their latest vote")
+    max_pairs_per_prompt: int = Field(default=16, ge=1, description="in one round")
+    max_share_per_app: float = Field(default=1.0, gt=0, le=1, description="of a round's pairs from votes")
+    near_duplicate: float = Field(
+        default=0.9, gt=0, le=1, description="likeness from which two pairs count as one; 1: only the very same"
+    )
+    dictated: float = Field(
+        default=0.8, gt=0, le=1, description="share of an answer that its prompt may hold already; 1: all of it"
+    )
+    max_age_days: int | None = Field(default=None, ge=1, description="of a pair's latest vote; None: any")
+    max_adapters_behind: int | None = Field(
+        default=None, ge=0, description="adapters that were promoted since the answer's own; None: any number"
+    )
+    staleness_half_life: float | None = Field(
+        default=None, gt=0, description="adapters after which a pair weighs half in the loss; None: all weigh the same"
+    )
+    max_longer_share: float = Field(
+        default=1.0, ge=0.5, le=1, description="of the pairs, in which the longer answer may be the chosen one"
+    )
+
+
+class QuarantineSettings(Section):
+    """Votes are held back when they come in a way that people do not vote in."""
+
+    enabled: bool = True
+    burst_votes: int = Field(default=120, ge=2, description="of one user within burst_minutes")
+    burst_minutes: float = Field(default=10.0, gt=0)
+    flips: int = Field(default=6, ge=2, description="changes of mind of one user about one and the same answer")
+    dominance_votes: int = Field(default=200, ge=2, description="new votes from which shares are looked at")
+    user_share: float = Field(default=0.5, gt=0, le=1, description="of an app's new votes that one user may have")
+    phrase_share: float = Field(
+        default=0.3, gt=0, le=1, description="of one user's liked answers that may share a phrase which others' lack"
+    )
+    phrase_votes: int = Field(
+        default=10, ge=2, description="answers liked by one user from which phrases are looked at"
+    )

@@ -1,0 +1,1 @@
+"""Preferences from files and into files."""
