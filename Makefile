@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed-$(LOCK)
 TORCH := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench chaos machine lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ demo: $(STAMP) ## run the whole loop on this machine: chat, vote, learn, swap, r
 	$(BIN)/heliotrope demo
 
 test: check ## everything: check, then tests with Ray, vLLM and PostgreSQL
-	$(BIN)/python -m pytest tests/integration tests/e2e
+	$(BIN)/python -m pytest tests/chaos tests/integration tests/e2e
 
 check: $(STAMP) ## lint, types, import rules, unit tests; no Ray, no vLLM
 	$(BIN)/ruff format --check .
@@ -31,6 +31,15 @@ check: $(STAMP) ## lint, types, import rules, unit tests; no Ray, no vLLM
 
 bench: $(STAMP) ## measure against peers in the same run
 	$(BIN)/python -m tests.benchmarks
+
+RUNS := 200
+SEED := 1
+chaos: $(STAMP) ## kill every process of the store's side at random moments, RUNS=200 times from SEED=1 on, and count votes
+	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
+
+STEPS := 10000
+machine: $(STAMP) ## the store against its model in memory, STEPS=10000 steps
+	STEPS=$(STEPS) $(BIN)/python -m pytest tests/unit/service/test_store_machine.py
 
 lock: $(STAMP) ## resolve the locks anew from pyproject.toml
 	$(BIN)/pip install -qq uv

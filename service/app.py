@@ -7,6 +7,7 @@ operations  at /     deployment Conductor: rounds, adapters, preferences, health
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from ray import serve
 
 from service.api.auth import Doorman
 from service.api.chat import chat_routes
+from service.api.cors import VotesFrom
 from service.api.edge import application
 from service.api.feedback import feedback_routes
 from service.conductor import Conductor
-from service.errors import NotFound
-from service.settings import Settings
+from service.journal import StoreJournal
+from service.keeping.redaction import load
+from service.settings import ServerSettings, Settings, StoreSettings
 from service.store.store import Store
-from serving.contracts import AdapterFiles, Completion, Route
+from service.tokens import Tokens
 from serving.deployment import policy_application
 from serving.replica import Replica
 from training.contracts import Fingerprints
@@ -43,7 +46,7 @@ class Blueprint:
 def chat(blueprint: Blueprint) -> serve.Application:
     """The application `chat`, to be run at `/v1`."""
     settings = blueprint.settings
-    edge = ChatEdge(blueprint.store_url, settings.server.insecure_no_auth)
+    edge = ChatEdge(blueprint.store_url, settings.server, settings.store)
     return policy_application(str(blueprint.model), settings.serving, str(settings.cache), edge, gpu=blueprint.use_gpu)
 
 
@@ -65,43 +68,24 @@ def operations(blueprint: Blueprint) -> serve.Application:
     )
 
 
-class StoreJournal:
-    """`serving.contracts.Journal` on the store."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    async def route(self) -> Route:
-        return await self.store.route.read()
-
-    async def adapter(self, name: str) -> AdapterFiles | None:
-        try:
-            adapter = await self.store.adapters.get(name)
-        except NotFound:
-            return None
-        return AdapterFiles(name=adapter.name, directory=adapter.directory, manifest_sha256=adapter.manifest_sha256)
-
-    async def record(self, completion: Completion) -> None:
-        await self.store.completions.record(completion)
-
-    async def close(self) -> None:
-        await self.store.close()
-
-
 @dataclass(frozen=True)
 class ChatEdge:
     """`serving.contracts.Edge`: travels to each replica's process and opens the store there."""
 
     store_url: str
-    insecure_no_auth: bool
+    server: ServerSettings
+    store: StoreSettings
 
     def journal(self) -> StoreJournal:
-        return StoreJournal(Store(self.store_url))
+        return StoreJournal(Store(self.store_url, load(self.store.redact)), self.store.without_store)
 
     def http(self, replica: Replica, journal: Any) -> FastAPI:
         assert isinstance(journal, StoreJournal)
-        doorman = Doorman(journal.store.keys, insecure=self.insecure_no_auth)
-        app = application("Heliotrope chat", max_body_bytes=MAX_CHAT_BODY_BYTES)
+        store = journal.store
+        doorman = Doorman(store.keys, insecure=self.server.insecure_no_auth)
+        tokens = Tokens(store.secrets, self.server.feedback_token_seconds)
+        pages = partial(VotesFrom, origins=self.server.cors_origins)
+        app = application("Heliotrope chat", max_body_bytes=MAX_CHAT_BODY_BYTES, outermost=pages)
         app.include_router(chat_routes(replica, doorman))
-        app.include_router(feedback_routes(journal.store.feedback, doorman))
+        app.include_router(feedback_routes(store.feedback, tokens, doorman))
         return app

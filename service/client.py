@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -27,6 +27,7 @@ CONFIG_FILE = "heliotrope.toml"
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 ANSWER_SECONDS = 300.0  # of silence; a promotion loads an adapter on every replica before it answers
+UPLOAD_SECONDS = 3600.0  # of silence, while the service stores what it was sent
 EVENT_SECONDS = 30.0  # of silence between two events, before we ask for the rest anew
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -118,17 +119,33 @@ class Client:
     def get(self, path: str, **query: str | None) -> Answer:
         return self._ask("GET", path + _query(query))
 
+    def text(self, path: str, **query: str | None) -> str:
+        """An answer that is a document, and no JSON."""
+        with self._open("GET", path + _query(query)) as response:
+            return response.read().decode()
+
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         return self._ask("POST", path, json.dumps(body).encode(), "application/json")
 
-    def upload(self, path: str, lines: bytes, **query: str | None) -> Answer:
-        return self._ask("POST", path + _query(query), lines, "application/jsonl")
+    def upload_file(
+        self, path: str, file: BinaryIO, kind: str, sent: Callable[[int], None] | None = None, /, **query: str | None
+    ) -> Answer:
+        """Sends the file from where it stands to its end, piece by piece; a pipe too, whose length nobody knows.
 
-    def upload_file(self, path: str, file: BinaryIO, kind: str, **query: str | None) -> Answer:
-        """Sends the file from where it stands to its end, piece by piece."""
-        start, end = file.tell(), file.seek(0, os.SEEK_END)
-        file.seek(start)
-        return self._ask("POST", path + _query(query), file, kind, length=end - start)
+        `sent` hears of the bytes of each piece, and of 0 at the end.
+        """
+        length = None
+        if file.seekable():
+            start, end = file.tell(), file.seek(0, os.SEEK_END)
+            file.seek(start)
+            length = end - start
+        content = _Read(file, sent or (lambda count: None))
+        return self._ask("POST", path + _query(query), content, kind, length=length, seconds=UPLOAD_SECONDS)
+
+    def lines(self, path: str, **query: str | None) -> Iterator[bytes]:
+        """The lines of an answer as they come; the last one may be half of one, when the connection breaks."""
+        with self._open("GET", path + _query(query)) as response:
+            yield from response
 
     def delete(self, path: str) -> Answer:
         return self._ask("DELETE", path)
@@ -160,12 +177,13 @@ class Client:
         self,
         method: str,
         path: str,
-        content: bytes | BinaryIO | None = None,
+        content: bytes | _Read | None = None,
         kind: str | None = None,
         *,
         length: int | None = None,
+        seconds: float = ANSWER_SECONDS,
     ) -> Answer:
-        with self._open(method, path, content, kind, length=length) as response:
+        with self._open(method, path, content, kind, length=length, seconds=seconds) as response:
             text = response.read()
         try:
             return Answer(text.decode(), json.loads(text) if response.status != 204 else None)
@@ -177,7 +195,7 @@ class Client:
         self,
         method: str,
         path: str,
-        content: bytes | BinaryIO | None = None,
+        content: bytes | _Read | None = None,
         kind: str | None = None,
         *,
         length: int | None = None,  # of a file; the length of bytes is known
@@ -219,6 +237,19 @@ class Client:
         except (ValueError, LookupError, TypeError, AttributeError):
             said = f"{self.url} answers {error.code} {error.reason}: {' '.join(text.split())[:200]}"
             return Refused(error.code, error_body(said, TYPE_OF_STATUS.get(error.code, "server_error")))
+
+
+class _Read:
+    """A file on its way out."""
+
+    def __init__(self, file: BinaryIO, sent: Callable[[int], None]) -> None:
+        self._file = file
+        self._sent = sent
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._file.read(size)
+        self._sent(len(piece))
+        return piece
 
 
 def in_path(name: str) -> str:

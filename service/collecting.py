@@ -1,6 +1,7 @@
 """What a round learns from and is judged by: new pairs, held-out ones, replayed ones, as the rows of its snapshot.
 
-Reads the store and decides by the pure `preferences.py` and `replay.py`; `rounds.py` freezes what it collects.
+Reads the pairs that `matching.py` keeps up to date and decides by the pure `curation/guards.py`, `preferences.py` and
+`replay.py`; `rounds.py` freezes what it collects.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ import asyncio
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import datetime
 
 from service import preferences
 from service.contracts import Round
-from service.pairs import Funnel, Pair
-from service.preferences import Reasons
-from service.replay import ancestry, choose
-from service.settings import TrainingSettings
+from service.curation.guards import Context, Selection, select
+from service.lineage import ancestry, behind
+from service.matching import Matcher
+from service.pairs import Funnel, LeftOut, Pair
+from service.replay import choose
+from service.settings import Settings
+from service.store.preferences import Open
 from service.store.store import Store
-from service.votes import Vote
 from training.contracts import REPLAY
 from training.objective import Objective, parse
 from training.snapshot import SnapshotRow
@@ -25,12 +29,11 @@ from training.snapshot import SnapshotRow
 
 @dataclass(frozen=True)
 class Found:
-    """All effective votes, the new pairs in them, and why the other votes are in none."""
+    """What a round would learn from, what the guards keep from it, and what became of every vote."""
 
-    votes: list[Vote]
-    pairs: list[Pair]
+    pairs: list[Pair]  # by id; single thumbs are among them where the objective learns from those
+    left_out: list[tuple[Pair, LeftOut]]  # by the guards; by id
     funnel: Funnel
-    left_out: Reasons
 
 
 @dataclass(frozen=True)
@@ -46,32 +49,46 @@ class Collection:
 class Collector:
     """One per service, in the Conductor."""
 
-    def __init__(self, store: Store, settings: TrainingSettings) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.matcher = Matcher(store, settings.preferences, settings.quarantine)
         self._store = store
         self._settings = settings
 
-    async def look(self, objective: str | None = None) -> Found:
-        """What a round of this objective would find now; without one, a round with the settings' own."""
-        thumbs = bool(parse(objective or self._settings.objective).unpaired)
-        votes = await self._store.preferences.effective_votes()
-        learned = await self._store.preferences.learned_choices()
-        imported = await self._store.preferences.imported_new()
-        built = await asyncio.to_thread(preferences.build, votes, learned, imported, thumbs=thumbs)
-        return Found(votes, *built)
+    async def look(self, objective: str | None = None, round: Round | None = None) -> Found:
+        """What a round of this objective finds, by default one with the settings' own that would start now.
+
+        Every vote that is durable already is taken into account.
+        """
+        thumbs = bool(parse(objective or self._settings.training.objective).unpaired)
+        await self.matcher.catch_up()
+        open = await self._store.preferences.open()
+        selection = await self.guard(open, open.now if round is None else round.created_at)
+        left_out = [(pair, selection.left_out[pair.id]) for pair in open.pairs if pair.id in selection.left_out]
+        return Found(
+            pairs=[pair for pair in selection.kept if thumbs or not pair.is_thumb],
+            left_out=[(pair, reason) for pair, reason in left_out if thumbs or not pair.is_thumb],
+            funnel=preferences.funnel(open.left_out, open.pairs, selection, thumbs=thumbs),
+        )
+
+    async def guard(self, open: Open, now: datetime) -> Selection:
+        """Which of the open pairs count, for a round that was created then."""
+        stable = (await self._store.route.read()).stable
+        context = Context(now, behind(stable, await self._store.adapters.list()), open.counted)
+        return await asyncio.to_thread(select, open.pairs, self._settings.preferences, context)
 
     async def collect(self, round: Round, found: Found, parent: str) -> Collection:
         """`found`, parted and joined by older pairs that `parent` has learned, as the round asks for."""
         objective = parse(str(round.settings["objective"]))
-        held_out = preferences.hold_out(found.pairs, self._settings.held_out_share)
+        held_out = preferences.hold_out(found.pairs, self._settings.training.held_out_share)
         rows = await self._store.preferences.snapshot_rows(found.pairs, held_out)
         older = await self._replay(round, found.pairs, held_out, parent, objective)
         rows += await self._store.preferences.snapshot_rows(older, set(), origin=REPLAY)
         funnel = found.funnel.model_copy(update={"pairs_replayed": len(older)})
         return Collection(found.pairs, held_out, rows, funnel)
 
-    async def collect_for_candidate(self) -> Collection:
+    async def collect_for_candidate(self, round: Round) -> Collection:
         """Every new pair, to judge an adapter from outside by. It learns none, so none is used up."""
-        found = await self.look("dpo")  # a single thumb compares no answers
+        found = await self.look("dpo", round)  # a single thumb compares no answers
         held_out = {pair.id for pair in found.pairs}
         rows = await self._store.preferences.snapshot_rows(found.pairs, held_out)
         return Collection([], held_out, rows, found.funnel)
@@ -90,7 +107,7 @@ class Collector:
             sum(pair.id not in held_out for pair in new),
             share,
             {pair.prompt_digest for pair in new if pair.id in held_out},
-            seed=self._settings.seed,
+            seed=self._settings.training.seed,
             round=round.n,
         )
 

@@ -28,8 +28,8 @@ from rich.console import Console
 
 from service import model
 from service.client import KEYS_FILE, UP_FILE
-from service.contracts import Role
 from service.errors import BadRequest, Conflict, HeliotropeError
+from service.keeping import redaction
 from service.settings import Settings
 
 NAMESPACE = "heliotrope"
@@ -67,6 +67,8 @@ def up(settings: Settings, *, detach: bool) -> None:
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """The whole service on this machine, as long as the block lasts; gives its URL."""
+    from service import local_store
+
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     lock = filelock.FileLock(settings.state / "up.lock")
@@ -80,10 +82,11 @@ def running(settings: Settings) -> Iterator[str]:
         stack.callback(lock.release)
         _end_leftovers(settings.state)
         (settings.state / UP_FILE).unlink(missing_ok=True)  # of a killed `up`: it is no sign of this one
+        redaction.load(settings.store.redact)  # refused now, and not in the process of a replica
         _refuse_used_port(settings.server.host, settings.server.port)
         directory = model.resolve(settings.model.name)
-        store_url = stack.enter_context(_database(settings))
-        _first_keys(settings, store_url)
+        store_url = stack.enter_context(local_store.running(settings))
+        _show_keys(local_store.first_keys(settings.state, store_url))
         url = _url(settings)
         stack.enter_context(_ray(settings, directory, store_url))
         note = settings.state / UP_FILE
@@ -183,53 +186,6 @@ def _refuse_used_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[str]:
-    """The store's URL, migrated; starts and stops the embedded PostgreSQL unless the settings name a server."""
-    from service.store.database import migrate
-    from service.store.embedded import EmbeddedDatabase
-
-    if settings.store.url is not None:
-        migrate(settings.store.url)
-        yield settings.store.url
-        return
-    database = EmbeddedDatabase(settings.state / "database")
-    try:
-        database.start()
-        migrate(database.url)
-        yield database.url
-    finally:
-        database.stop()
-
-
-def _first_keys(settings: Settings, store_url: str) -> None:
-    """One key of each role on the first start, kept in the state folder for the command line of this machine."""
-    import asyncio
-
-    from service.store.store import Store
-
-    file = settings.state / KEYS_FILE
-
-    async def issue() -> dict[str, str] | None:
-        store = Store(store_url)
-        try:
-            if file.is_file() and await store.keys.list():
-                return None
-            return {role.value: (await store.keys.issue(role, "local"))[1] for role in Role}
-        finally:
-            await store.close()
-
-    secrets = asyncio.run(issue())
-    if secrets is None:
-        return
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        json.dump(secrets, out)
-    console.print(f"Two keys were made; they are shown once and kept in {KEYS_FILE} of the state folder:")
-    for role, secret in secrets.items():
-        console.print(f"  {role:<9} {secret}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
 def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
     """A Ray cluster of this machine alone, with both applications running and ready."""
     import ray
@@ -268,6 +224,13 @@ def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
             serve.delete("operations")
         ray.shutdown()
         (settings.state / PROCESSES_FILE).unlink(missing_ok=True)
+
+
+def _show_keys(secrets: dict[str, str]) -> None:
+    if secrets:
+        console.print(f"Two keys were made; they are shown once and kept in {KEYS_FILE} of the state folder:")
+    for role, secret in secrets.items():
+        console.print(f"  {role:<9} {secret}", highlight=False, soft_wrap=True)
 
 
 def _url(settings: Settings) -> str:

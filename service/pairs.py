@@ -9,7 +9,7 @@ import enum
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from service.votes import ChoiceKey
 
@@ -31,7 +31,10 @@ class Source(enum.StrEnum):
     @property
     def rank(self) -> int:
         """0 is best."""
-        return list(Source).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {source: rank for rank, source in enumerate(Source)}
 
 
 class LeftOut(enum.StrEnum):
@@ -46,7 +49,7 @@ class LeftOut(enum.StrEnum):
     TRUNCATED = "truncated"  # the answer ran into its token limit
     FAILED = "failed"  # the answer broke off
     EMPTY = "empty"  # the answer has no text
-    UNCHANGED = "unchanged"  # the correction is the answer as it was
+    UNCHANGED = "unchanged"  # both answers are the same: a correction that changes nothing, or two samples alike
     TIE = "tie"  # it says that neither answer is better
     COUNTED_ONCE = "counted_once"  # another vote of the same user on the same completion counts already
     PERSONAL = "personal"  # a conversation: only the answers that one user saw are compared
@@ -68,12 +71,13 @@ class LeftOut(enum.StrEnum):
 class Fate(_Record):
     """What became of a vote when its prompt was last matched."""
 
-    pair_id: str | None  # the pair, or thumb, that it is in
-    reason: LeftOut | None  # why it is in none
+    pair_id: str | None = None  # the pair, or thumb, that it is in
+    reason: LeftOut | None = None  # why it is in none
 
-    def __init__(self, *, pair_id: str | None = None, reason: LeftOut | None = None) -> None:
-        super().__init__(pair_id=pair_id, reason=reason)
-        assert (pair_id is None) != (reason is None), "a vote is in a pair, or there is a reason why not"
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Fate:
+        assert (self.pair_id is None) != (self.reason is None), "a vote is in a pair, or there is a reason why not"
+        return self
 
 
 class Pair(_Record):
@@ -92,6 +96,7 @@ class Pair(_Record):
     votes: tuple[int, ...] = ()  # seq of the votes it was made from
     voter: str | None = None  # a digest that stands for who voted first; None: an imported pair
     voters: tuple[str, ...] = ()  # digests of all who voted for it, sorted
+    charged_to: tuple[str, ...] = ()  # of them whom it counts for in caps: each without whom it would not be
     adapters: tuple[str, ...] = ()  # that wrote its answers
     tags: tuple[str, ...] = ()  # of its votes, sorted
     voted_at: datetime | None = None  # its latest vote; None: an imported pair

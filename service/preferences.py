@@ -1,64 +1,155 @@
-"""From votes to preference pairs, with a reason for each vote that is in none. Pure: no store, no clock, no chance.
+"""From votes to preference pairs, and what becomes of every vote. Pure: no store, no clock, no chance.
 
 One thumbs-up in seven files: before this one `service/api/feedback.py` (the vote is kept), after it
 `service/rounds.py` (a round learns from the pairs).
 
 A pair says "of two answers to one prompt, rather this one". One prompt means one rendered prompt, token for token, of
-one app: people compare what they saw, and no app's users speak for another's.
+one app: people compare what they saw, and no app's users speak for another's. Which of the pairs a round takes is
+`service/curation/guards.py`'s to say.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
+from service.curation.ballots import Answered, Ballot, PromptVotes, Reasons, admitted
+from service.curation.drafts import VOTER_DIGITS, Draft, voter, voters
+from service.curation.guards import Selection
+from service.curation.likeness import pair_signature
+from service.curation.settings import PreferenceSettings
+from service.curation.thumbs import Rated, agree, one_to_one, siblings, without
 from service.digest import content_digest
-from service.pairs import Funnel, ImportedPair, LeftOut, Pair
-from service.votes import Rating, Vote
-from serving.contracts import TRUNCATED
+from service.pairs import Fate, Funnel, ImportedPair, LeftOut, Pair, Source
+from service.votes import ChoiceKey, Kind, Rating
 
-ChoiceKey = tuple[str, int]  # (completion_id, choice_index)
-Reasons = dict[int, LeftOut]  # seq of a vote -> why it is in no pair
-VOTER_DIGITS = 32
+__all__ = [
+    "VOTER_DIGITS",
+    "Answered",
+    "Matched",
+    "PromptVotes",
+    "from_import",
+    "funnel",
+    "hold_out",
+    "match",
+    "unmatched",
+    "voter",
+]
 
 
 @dataclass(frozen=True)
-class _Rated:
-    """A choice on whose label its votes agree."""
-
-    key: ChoiceKey
-    rating: Rating
-    votes: tuple[Vote, ...]  # in the order of seq; all with this rating
-
-    @property
-    def first_seq(self) -> int:
-        return self.votes[0].seq
+class Matched:
+    pairs: tuple[Pair, ...]  # sorted by id; rated answers that found no partner are among them, as single thumbs
+    fates: dict[int, Fate]  # seq of every vote -> the pair that it is in, or why it is in none
 
 
-def build(
-    votes: Sequence[Vote], learned: AbstractSet[ChoiceKey], imported: Sequence[ImportedPair], *, thumbs: bool = False
-) -> tuple[list[Pair], Funnel, Reasons]:
-    """The new pairs sorted by id, the funnel, and why each vote outside of them was left out.
+def match(prompt: PromptVotes, settings: PreferenceSettings) -> Matched:
+    """The pairs that follow from the votes on one prompt, and the fate of each vote.
 
-    `votes` are the effective ones, `learned` the choices in pairs of earlier rounds, `imported` the pairs that no
-    round has learned yet. With `thumbs`, answers that found no partner are among the pairs, as single thumbs. The
-    answer does not depend on the order of any of them.
+    An answer is in at most one pair made of ratings; comparisons and corrections may speak of it again. The answer does
+    not depend on the order of the votes.
     """
-    reasons: Reasons = {}
-    usable = []
-    for vote in sorted(votes, key=lambda vote: vote.seq):
-        reason = _unusable(vote, learned)
-        if reason is None:
-            usable.append(vote)
-        else:
-            reasons[vote.seq] = reason
-    rated = _agreed_choices(usable, reasons)
-    from_votes = _matched(rated, reasons, thumbs=thumbs)
-    from_import = [_imported_pair(pair) for pair in {pair.id: pair for pair in imported}.values()]
-    funnel = _funnel(votes, from_votes, from_import, reasons)
-    return sorted(from_votes + from_import, key=lambda pair: pair.id), funnel, reasons
+    ballots, reasons = admitted(prompt)
+    drafts: dict[str, Draft] = {}
+    for draft in _corrections(prompt, ballots) + _comparisons(prompt, ballots, reasons):
+        drafts[draft.id] = draft
+    for draft in _ratings(prompt, ballots, settings, reasons):
+        if (same := drafts.setdefault(draft.id, draft)) is not draft:
+            same.join(draft)  # compared side by side by one, rated by others, with one result
+    fates = {seq: Fate(reason=reason) for seq, reason in reasons.items()}
+    pairs = []
+    for pair_id, draft in sorted(drafts.items()):
+        learned = pair_id in prompt.learned_pairs
+        fate = Fate(reason=LeftOut.ALREADY_LEARNED) if learned else Fate(pair_id=pair_id)
+        fates.update((ballot.vote.seq, fate) for ballot in draft.ballots)
+        if not learned:
+            pairs.append(draft.pair(prompt))
+    assert sorted(fates) == sorted(vote.seq for vote in prompt.votes), "every vote has one fate"
+    return Matched(tuple(pairs), fates)
+
+
+def _corrections(prompt: PromptVotes, ballots: Iterable[Ballot]) -> list[Draft]:
+    """The user's text rather than the answer."""
+    return [
+        Draft(
+            Source.CORRECTION, None, ballot.answer, [ballot], correction=ballot, ways=[[voters(prompt.app, [ballot])]]
+        )
+        for ballot in ballots
+        if ballot.vote.kind is Kind.CORRECTION
+    ]
+
+
+def _comparisons(prompt: PromptVotes, ballots: Iterable[Ballot], reasons: Reasons) -> list[Draft]:
+    """What most people prefer, of each two choices. Votes against the majority, and all of a draw, are contradicted."""
+    of_choices: defaultdict[frozenset[ChoiceKey], defaultdict[ChoiceKey, list[Ballot]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for ballot in ballots:
+        if ballot.rival is not None:
+            of_choices[frozenset((ballot.answer.key, ballot.rival.key))][ballot.answer.key].append(ballot)
+    drafts = []
+    for sides in of_choices.values():
+        most = max(len(side) for side in sides.values())
+        winners = [side for side in sides.values() if len(side) == most]
+        for side in sides.values():
+            if len(winners) == 1 and side is winners[0]:
+                way = [voters(prompt.app, side)]
+                drafts.append(Draft(Source.SIDE_BY_SIDE, side[0].answer, side[0].rival, side, ways=[way]))
+            else:
+                reasons.update((ballot.vote.seq, LeftOut.CONTRADICTED) for ballot in side)
+    return drafts
+
+
+def _ratings(
+    prompt: PromptVotes, ballots: Iterable[Ballot], settings: PreferenceSettings, reasons: Reasons
+) -> list[Draft]:
+    """Up with down, one to one: first what one person saw, then across people; the rest as single thumbs."""
+    rated, contradicted = agree([ballot for ballot in ballots if ballot.vote.kind is Kind.RATING])
+    reasons.update((ballot.vote.seq, LeftOut.CONTRADICTED) for ballot in contradicted)
+    matches = [(Source.SIBLINGS, liked, disliked) for liked, disliked in siblings(rated)]
+    rest = without(rated, [(liked, disliked) for _, liked, disliked in matches])
+    if settings.across_users == "always" or (settings.across_users == "single_turn" and prompt.single_turn):
+        found = one_to_one(rest)
+        matches += [(Source.SAME_PROMPT, liked, disliked) for liked, disliked in found]
+        rest = without(rest, found)
+    return [_rated_pair(prompt, *match) for match in matches] + [_thumb(prompt, choice) for choice in rest]
+
+
+def _rated_pair(prompt: PromptVotes, source: Source, liked: Rated, disliked: Rated) -> Draft:
+    way = [voters(prompt.app, liked.ballots), voters(prompt.app, disliked.ballots)]
+    return Draft(source, liked.answer, disliked.answer, [*liked.ballots, *disliked.ballots], ways=[way])
+
+
+def _thumb(prompt: PromptVotes, choice: Rated) -> Draft:
+    """One answer alone compares nobody with anybody, so that it may come from a conversation too."""
+    chosen, rejected = (choice.answer, None) if choice.rating is Rating.UP else (None, choice.answer)
+    return Draft(Source.THUMB, chosen, rejected, [*choice.ballots], ways=[[voters(prompt.app, choice.ballots)]])
+
+
+def from_import(imported: ImportedPair) -> Pair:
+    """Keeps the id, which is a digest of the content already, so that the store finds the text again."""
+    assert imported.chosen != imported.rejected, "no answer is better than itself"
+    chosen, rejected = imported.chosen or "", imported.rejected or ""
+    asked = [_content(message) for message in imported.messages if message.get("role") == "user"]
+    return Pair(
+        id=imported.id,
+        source=Source.THUMB if imported.is_thumb else Source.IMPORT,
+        prompt_digest=content_digest(imported.messages),
+        app=None,
+        chosen=None,
+        rejected=None,
+        chosen_length=len(chosen),
+        rejected_length=len(rejected),
+        signature=pair_signature(asked[-1] if asked else "", chosen, rejected),
+    )
+
+
+def _content(message: Mapping[str, Any]) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else str(content or "")
 
 
 def hold_out(pairs: Sequence[Pair], share: float = 0.15) -> set[str]:
@@ -81,137 +172,48 @@ def _held_out(prompts: AbstractSet[str], share: float) -> set[str]:
     return set(sorted(prompts)[:count])
 
 
-def _unusable(vote: Vote, learned: AbstractSet[ChoiceKey]) -> LeftOut | None:
-    """What is wrong with the vote on its own, whatever the others say."""
-    if vote.text is None or vote.token_ids is None:
-        return LeftOut.NOT_STORED
-    if not vote.text.strip() or not vote.token_ids:
-        return LeftOut.EMPTY
-    if vote.finish_reason == TRUNCATED:
-        return LeftOut.TRUNCATED
-    if (vote.completion_id, vote.choice_index) in learned:
-        return LeftOut.ALREADY_LEARNED
-    return None
+def unmatched(pairs: Iterable[Pair]) -> dict[str, LeftOut]:
+    """Why each single thumb among them is in no pair, where nothing learns from thumbs alone."""
+    thumbs = [pair for pair in pairs if pair.is_thumb]
+    sides = {(thumb.app, thumb.prompt_digest, thumb.chosen is None) for thumb in thumbs}
+    return {
+        thumb.id: LeftOut.PERSONAL
+        if thumb.app is not None and (thumb.app, thumb.prompt_digest, thumb.chosen is not None) in sides
+        else LeftOut.NO_PARTNER
+        for thumb in thumbs
+    }
 
 
-def _agreed_choices(votes: Sequence[Vote], reasons: Reasons) -> list[_Rated]:
-    """Each choice with the label of its answer's majority, taken over all samples of the very same answer.
+def funnel(
+    left_out: Mapping[LeftOut, int],
+    pairs: Sequence[Pair],
+    selection: Selection,
+    *,
+    thumbs: bool,
+    replayed: int = 0,
+) -> Funnel:
+    """What became of all votes: `left_out` counts those in no pair by reason, `selection` was made from `pairs`.
 
-    Votes against the majority, and all votes of a tie, are noted as contradicted.
+    `thumbs`: does the objective learn from single thumbs?
     """
-    of_answer: dict[tuple[str, str, tuple[int, ...] | None], list[Vote]] = defaultdict(list)
-    for vote in votes:
-        of_answer[vote.app, vote.prompt_digest, vote.token_ids].append(vote)
-    rated = []
-    for group in of_answer.values():
-        majority = _majority(group)
-        of_choice: dict[ChoiceKey, list[Vote]] = defaultdict(list)
-        for vote in group:
-            if vote.rating is majority:
-                of_choice[vote.completion_id, vote.choice_index].append(vote)
-            else:
-                reasons[vote.seq] = LeftOut.CONTRADICTED
-        rated += [_Rated(key, agreed[0].rating, tuple(agreed)) for key, agreed in of_choice.items()]
-    return rated
-
-
-def _majority(votes: Iterable[Vote]) -> Rating | None:
-    """None: as many say up as say down."""
-    counts = Counter(vote.rating for vote in votes)
-    if counts[Rating.UP] == counts[Rating.DOWN]:
-        return None
-    return max(counts, key=counts.__getitem__)
-
-
-def _matched(rated: Iterable[_Rated], reasons: Reasons, *, thumbs: bool) -> list[Pair]:
-    """Up with down, one to one within each prompt, in the order in which people voted; the rest has no partner."""
-    of_prompt: dict[tuple[str, str], dict[Rating, list[_Rated]]] = defaultdict(
-        lambda: {rating: [] for rating in Rating}
-    )
-    for choice in sorted(rated, key=lambda choice: choice.first_seq):
-        vote = choice.votes[0]
-        of_prompt[vote.app, vote.prompt_digest][choice.rating].append(choice)
-    pairs = []
-    for sides in of_prompt.values():
-        liked, disliked = sides[Rating.UP], sides[Rating.DOWN]
-        matches = min(len(liked), len(disliked))
-        pairs += [_pair(chosen, rejected) for chosen, rejected in zip(liked, disliked, strict=False)]
-        alone = liked[matches:] + disliked[matches:]
-        if thumbs:
-            pairs += [_thumb(choice) for choice in alone]
+    reasons = selection.left_out if thumbs else selection.left_out | unmatched(pairs)
+    counts = Counter(left_out)
+    used = Counter[bool]()  # is it a thumb -> votes
+    for pair in pairs:
+        if pair.id in reasons:
+            counts[reasons[pair.id]] += len(pair.votes)
         else:
-            reasons.update((vote.seq, LeftOut.NO_PARTNER) for choice in alone for vote in choice.votes)
-    return pairs
-
-
-def _pair(chosen: _Rated, rejected: _Rated) -> Pair:
-    best, worst = chosen.votes[0], rejected.votes[0]
-    assert (best.app, best.prompt_digest) == (worst.app, worst.prompt_digest), "a pair has one app and one prompt"
-    assert best.token_ids != worst.token_ids, "no answer is better than itself"
-    return Pair(
-        id=content_digest({"origin": "votes", "chosen": chosen.key, "rejected": rejected.key}),
-        origin="votes",
-        prompt_digest=best.prompt_digest,
-        app=best.app,
-        chosen=chosen.key,
-        rejected=rejected.key,
-        votes=tuple(sorted(vote.seq for vote in chosen.votes + rejected.votes)),
-        voter=_first_voter(chosen.votes + rejected.votes),
-    )
-
-
-def _thumb(choice: _Rated) -> Pair:
-    first, liked = choice.votes[0], choice.rating is Rating.UP
-    sides = {"chosen": choice.key if liked else None, "rejected": None if liked else choice.key}
-    return Pair(
-        id=content_digest({"origin": "votes", **sides}),
-        origin="votes",
-        prompt_digest=first.prompt_digest,
-        app=first.app,
-        **sides,
-        votes=tuple(vote.seq for vote in choice.votes),
-        voter=_first_voter(choice.votes),
-    )
-
-
-def _first_voter(votes: Iterable[Vote]) -> str | None:
-    first = min(votes, key=lambda vote: vote.seq)
-    return voter(first.app, first.user)
-
-
-def voter(app: str, user: str | None) -> str | None:
-    """Stands for a person without naming them; None where the app named nobody."""
-    return None if user is None else content_digest({"app": app, "user": user})[:VOTER_DIGITS]
-
-
-def _imported_pair(pair: ImportedPair) -> Pair:
-    """Keeps the id, which is a digest of the content already, so that the store finds the text again."""
-    assert pair.chosen != pair.rejected, "no answer is better than itself"
-    return Pair(
-        id=pair.id,
-        origin="import",
-        prompt_digest=content_digest(pair.messages),
-        app=None,
-        chosen=None,
-        rejected=None,
-    )
-
-
-def _funnel(votes: Sequence[Vote], from_votes: Sequence[Pair], imported: Sequence[Pair], reasons: Reasons) -> Funnel:
-    counts = Counter(reasons.values())
-    thumbs = [pair for pair in from_votes if pair.is_thumb]
-    pairs = [pair for pair in from_votes if not pair.is_thumb]
-    funnel = Funnel(
-        votes=len(votes),
-        votes_in_pairs=sum(len(pair.votes) for pair in pairs),
-        votes_in_thumbs=sum(len(thumb.votes) for thumb in thumbs),
+            used[pair.is_thumb] += len(pair.votes)
+    kept = [pair for pair in selection.kept if pair.id not in reasons]
+    sources = Counter(pair.source for pair in kept if not pair.is_thumb)
+    return Funnel(
+        votes=used.total() + counts.total(),
+        votes_in_pairs=used[False],
+        votes_in_thumbs=used[True],
         left_out={reason.value: counts[reason] for reason in LeftOut if counts[reason]},
-        pairs_from_votes=len(pairs),
-        pairs_imported=len(imported),
-        thumbs=len(thumbs),
+        pairs_from_votes=sources.total() - sources[Source.IMPORT],
+        pairs_imported=sources[Source.IMPORT],
+        thumbs=sum(pair.is_thumb for pair in kept),
+        pairs_replayed=replayed,
+        sources={source.value: sources[source] for source in Source if sources[source]},
     )
-    used = funnel.votes_in_pairs + funnel.votes_in_thumbs
-    assert funnel.votes == used + sum(funnel.left_out.values()), "every vote is accounted for"
-    choices = [key for pair in from_votes for key in (pair.chosen, pair.rejected) if key is not None]
-    assert len(choices) == len(set(choices)), "each choice is in at most one pair"
-    return funnel

@@ -6,23 +6,11 @@ back are no part of what it could forget.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from service.contracts import Adapter
 from service.digest import content_digest
 from service.pairs import Pair
-
-
-def ancestry(name: str, adapters: Collection[Adapter]) -> list[int]:
-    """The rounds that made the adapter what it is, its own first. Those it only came through from outside are none."""
-    known = {adapter.name: adapter for adapter in adapters}
-    rounds = []
-    while (adapter := known.pop(name, None)) is not None:  # each once: a parent that was made up leads nowhere
-        if adapter.added_by is None and adapter.round is not None:
-            rounds.append(adapter.round)
-        name = adapter.parent
-    return rounds
 
 
 def choose(

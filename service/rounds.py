@@ -21,6 +21,7 @@ from service.contracts import Candidate, Round, RoundBody, RoundState
 from service.digest import content_digest
 from service.errors import Conflict, HeliotropeError
 from service.judging import Judge
+from service.overview import Overview
 from service.pairs import Funnel
 from service.registry import Registry
 from service.settings import Settings
@@ -54,7 +55,8 @@ class Rounds:
         self._store = store
         self._registry = registry
         self._settings = settings
-        self.collector = Collector(store, settings.training)
+        self.collector = Collector(store, settings)
+        self.overview = Overview(self.collector, store, settings)
         self._judging = Judge(registry, settings.gate)
         specs = Specs(settings, model, fingerprints, use_gpu)
         self._attempts = AttemptsOfRound(store, trainer, specs, settings.training.max_attempts)
@@ -92,8 +94,8 @@ class Rounds:
         )
 
     async def preview(self, objective: str | None = None) -> Funnel:
-        """What a round started now would use and leave out."""
-        return (await self.collector.look(objective)).funnel
+        """What a round started now would use and leave out; at once, so the newest votes may not be in it yet."""
+        return (await self.overview.read(objective)).funnel
 
     async def cancel(self, n: int, *, who: str) -> Round:
         """Raises `NotFound`, and `Conflict` for a round that is over or whose adapter may be answering already."""
@@ -160,10 +162,10 @@ class Rounds:
         """Choose the round's pairs and freeze them: from here on its input never changes."""
         parent = (await self._store.route.read()).stable
         if round.candidate is not None:
-            await self._freeze(round, await self.collector.collect_for_candidate(), parent)
+            await self._freeze(round, await self.collector.collect_for_candidate(round), parent)
             return
         objective = str(round.settings["objective"])
-        found = await self.collector.look(objective)
+        found = await self.collector.look(objective, round)
         reason = missing(found.funnel, objective, int(round.settings["min_pairs"]))
         if reason is not None:
             await self._store.rounds.move(

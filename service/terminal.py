@@ -19,7 +19,7 @@ PIPE_COLUMNS = 1000  # in a pipe a row is one line, however long
 STYLES = {
     "promoted": "green", "rejected": "yellow", "failed": "red", "cancelled": "yellow",
     "pass": "green", "fail": "red", "abstain": "yellow",
-    "ok": "green", "warn": "yellow", "missing": "red",
+    "ok": "green", "warn": "yellow", "missing": "red", "look": "yellow", "act": "red",
     "paired": "green", "left_out": "yellow",
 }  # fmt: skip
 

@@ -6,17 +6,20 @@ The body of `POST /v1/feedback` first, then a vote as it counts. Pure; `service/
 from __future__ import annotations
 
 import enum
+import re
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 MAX_TEXT = 16_384  # characters of a comment
 MAX_CORRECTION = 131_072  # characters
 MAX_TAGS = 32
+MAX_TAG = 64  # characters
 MAX_CHOICE_INDEX = 127
 
 ChoiceKey = tuple[str, int]  # (completion_id, choice_index)
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class _Contract(BaseModel):
@@ -43,26 +46,42 @@ _SPELLINGS = {
 _RATINGS = {spelling: rating for rating, spellings in _SPELLINGS.items() for spelling in spellings}
 
 
+def _storable(value: str) -> str:
+    """PostgreSQL's text holds neither NUL nor half a surrogate pair."""
+    if "\0" in value:
+        raise ValueError("must not contain the NUL character")
+    if _HALF_PAIR.search(value):
+        raise ValueError("must not contain half of a surrogate pair")
+    return value
+
+
+StorableText = Annotated[str, AfterValidator(_storable)]
+CompletionId = Annotated[StorableText, Field(min_length=1, max_length=200)]
+User = Annotated[StorableText, Field(min_length=1, max_length=256)]
+ChoiceIndex = Annotated[int, Field(ge=0, le=MAX_CHOICE_INDEX)]
+Tag = Annotated[StorableText, Field(min_length=1, max_length=MAX_TAG)]
+
+
 class Rival(_Contract):
     """The other side of a comparison: the choice that the vote's own is preferred to."""
 
-    completion_id: str | None = Field(default=None, min_length=1, max_length=200)  # None: the same completion
-    choice_index: int = Field(default=0, ge=0, le=MAX_CHOICE_INDEX)
+    completion_id: CompletionId | None = None  # None: the same completion
+    choice_index: ChoiceIndex = 0
     tie: bool = False  # neither is better
 
 
 class FeedbackBody(_Contract):
     """`POST /v1/feedback`: exactly one of `rating`, `preferred_over` and `correction`; the last write wins."""
 
-    completion_id: str = Field(min_length=1, max_length=200)
-    choice_index: int = Field(default=0, ge=0, le=MAX_CHOICE_INDEX)
+    completion_id: CompletionId
+    choice_index: ChoiceIndex = 0
     rating: Rating | None = None
     preferred_over: Rival | None = None
-    correction: str | None = Field(default=None, min_length=1, max_length=MAX_CORRECTION)
-    user: str | None = Field(default=None, min_length=1, max_length=256)
-    comment: str | None = Field(default=None, max_length=MAX_TEXT)
-    tags: tuple[str, ...] = Field(default=(), max_length=MAX_TAGS)
-    feedback_id: str | None = Field(default=None, min_length=1, max_length=200)
+    correction: StorableText | None = Field(default=None, min_length=1, max_length=MAX_CORRECTION)
+    user: User | None = None
+    comment: StorableText | None = Field(default=None, max_length=MAX_TEXT)
+    tags: tuple[Tag, ...] = Field(default=(), max_length=MAX_TAGS)
+    feedback_id: StorableText | None = Field(default=None, min_length=1, max_length=200)
 
     @field_validator("rating", mode="before")
     @classmethod
@@ -75,26 +94,12 @@ class FeedbackBody(_Contract):
             raise ValueError("must be 'up' or 'down' (or thumbs_up, thumbs_down, 1, -1, true, false)")
         return None if spelling is None else _RATINGS[spelling]
 
-    @field_validator("completion_id", "user", "comment", "feedback_id", "correction")
-    @classmethod
-    def _no_nul(cls, value: str | None) -> str | None:
-        if value is not None and "\0" in value:
-            raise ValueError("must not contain the NUL character")
-        return value
-
     @field_validator("correction")
     @classmethod
     def _says_something(cls, value: str | None) -> str | None:
         if value is not None and not value.strip():
             raise ValueError("must not be blank: it is the text that the answer should have been")
         return value
-
-    @field_validator("tags")
-    @classmethod
-    def _short_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not tag or len(tag) > 64 or "\0" in tag for tag in tags):
-            raise ValueError("each tag must have 1 to 64 characters and no NUL character")
-        return tags
 
     @model_validator(mode="after")
     def _one_thing(self) -> FeedbackBody:

@@ -113,6 +113,7 @@ class ReplicaStatus(_Contract):
     loaded: tuple[str, ...]
     in_flight: dict[str, int]  # adapter -> requests pinned to it
     error: str | None = None  # why it lags behind the route; None: it does not
+    unlogged: int = 0  # answers since its start that could not be recorded, and so cannot be rated
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class ChatAnswer:
     adapter: str
     body: dict[str, Any] | None = None
     stream: AsyncIterator[str] | None = field(default=None, compare=False)
+    rateable: bool = True  # of a body: its record is durable. A stream says so itself, in its last chunk
 
 
 class Engine(Protocol):
@@ -194,8 +196,12 @@ class Journal(Protocol):
         """None: no such adapter was ever published."""
         ...
 
-    async def record(self, completion: Completion) -> None:
-        """Durable when it returns."""
+    async def ready(self) -> None:
+        """Raises where an answer that cannot be recorded must not even be begun."""
+        ...
+
+    async def record(self, completion: Completion) -> bool:
+        """True: it is durable. False: it may not be, and the answer goes out all the same. Raises where it must not."""
         ...
 
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The one file that touches vLLM: its AsyncLLM, its OpenAI chat classes, its LoRA registry.
+"""The one file that drives vLLM: its AsyncLLM, its OpenAI chat classes, its LoRA registry.
 
 vLLM answers; streaming, n, stop, seed, logprobs, usage and response_format are its own. What we add sits at one
 place, `RecordedLLM.generate`: every token the engine samples passes there, so what is recorded is what was
@@ -32,6 +32,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from serving import cpu_lora
 from serving.adapters import base_fingerprint, tokenizer_fingerprint
 from serving.base_model import linear_layers
 from serving.contracts import BASE, Answer, ChatAnswer, OnFinished
@@ -166,14 +167,15 @@ class VllmEngine:
 def _engine_args(model: Path, settings: ServingSettings) -> AsyncEngineArgs:
     """vLLM's settings for this machine.
 
-    On a CPU, vLLM applies the last LoRA slot to base-model rows when a batch mixes base and adapter (its index -1
-    wraps around). One slot more than we ever fill keeps that last slot zero, so base rows stay untouched.
+    On a CPU, vLLM's own LoRA applies the last slot to base-model rows when a batch mixes base and adapter (its index
+    -1 wraps around). Where `cpu_lora.py` cannot take its place, one slot more than we ever fill keeps that last slot
+    zero, so base rows stay untouched.
 
     The head is kept out of LoRA: no adapter of ours changes it, and vLLM's LoRA around it takes the log-probs of a
     prompt for those of the batch's samples, which on a CPU kills the engine, and costs every sampled token time.
     """
     cpu = current_platform.is_cpu()
-    spare = 1 if cpu else 0
+    spare = 1 if cpu and not cpu_lora.in_use() else 0
     dtype = settings.dtype
     if dtype == "auto":
         dtype = "float32" if cpu else "bfloat16"

@@ -39,6 +39,7 @@ from serving.contracts import (
 )
 from serving.errors import AdapterRefused, NoRoom, UnknownModel
 from serving.pins import Pin, PinnedStream
+from serving.rateable import Record, marked, unrateable
 
 log = logging.getLogger(__name__)
 
@@ -58,28 +59,32 @@ class Replica:
         self._in_flight: Counter[str] = Counter()
         self._changing = asyncio.Lock()  # one load or unload at a time
         self._error: str | None = None
+        self._unlogged = 0
 
     # --- answering ----------------------------------------------------------------------------------
 
     async def chat(self, body: Any, caller: Caller) -> ChatAnswer:
         """Answer an OpenAI chat body. Raises `RequestRefused` and `UnknownModel`; records what it sampled."""
         request = requests.check(body)
+        await self._journal.ready()
         completion_id = f"chatcmpl-{uuid.uuid4().hex}"
         adapter = self._resolve(request["model"])
         pin = Pin(self._in_flight, adapter)
+        record = Record()
 
-        async def record(output: EngineOutput) -> None:
-            await self._journal.record(self._completion(completion_id, adapter, body, caller, output))
+        async def keep(output: EngineOutput) -> None:
+            record.durable = await self._journal.record(self._completion(completion_id, adapter, body, caller, output))
+            self._unlogged += not record.durable
 
         try:
-            answer = await self._engine.chat({**request, "model": adapter}, completion_id, record)
+            answer = await self._engine.chat({**request, "model": adapter}, completion_id, keep)
         except BaseException:
             pin.release()
             raise
         if answer.stream is None:
             pin.release()
-            return answer
-        return ChatAnswer(completion_id, adapter, stream=PinnedStream(answer.stream, pin))
+            return answer if record.durable else unrateable(answer)
+        return ChatAnswer(completion_id, adapter, stream=PinnedStream(marked(answer.stream, record), pin))
 
     def models(self) -> list[str]:
         """What `model` may be: the aliases with an adapter behind them, then full names."""
@@ -176,6 +181,7 @@ class Replica:
             loaded=tuple(sorted(self._loaded)),
             in_flight={name: count for name, count in self._in_flight.items() if count},
             error=self._error,
+            unlogged=self._unlogged,
         )
 
     async def check_health(self) -> None:

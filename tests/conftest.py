@@ -18,6 +18,7 @@ from service.store.database import migrate
 from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 from service.store.tables import metadata, route
+from tests.external_database import external_database
 
 # For engines that tests start in their own process; a deployment sets the same for its replicas.
 os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
@@ -58,9 +59,34 @@ class Service:
             client.close()
 
 
+# Modules whose tests run twice: on the embedded server, and on one that is reached by TCP and a password.
+ON_BOTH_DATABASES = {
+    *("test_store_completions", "test_store_feedback", "test_store_keys", "test_store_route"),
+    *("test_backup", "test_erasing", "test_migrations"),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    module = str(getattr(metafunc.module, "__name__", "")).rpartition(".")[2]
+    if module in ON_BOTH_DATABASES and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", ["embedded", "external"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An embedded server with the schema in it."""
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Of a server with the schema in it."""
+    return request.getfixturevalue(f"{getattr(request, 'param', 'embedded')}_database_url")
+
+
+@pytest.fixture(scope="session")
+def external_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with external_database(tmp_path_factory.mktemp("external"), free_port()) as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def embedded_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     database = EmbeddedDatabase(tmp_path_factory.mktemp("database"))
     database.start()
     try:
@@ -78,12 +104,17 @@ def database_engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+def empty(engine: Engine) -> None:
+    """The database is as after the first start."""
+    with engine.begin() as connection:
+        for statement in _EMPTY + _RESET:
+            connection.execute(text(statement))
+
+
 @pytest.fixture
 async def store(database_url: str, database_engine: Engine) -> AsyncIterator[Store]:
     """A store as after the first start. It is made in the test's own event loop, to which its connections belong."""
-    with database_engine.begin() as connection:
-        for statement in _EMPTY + _RESET:
-            connection.execute(text(statement))
+    empty(database_engine)
     store = Store(database_url)
     yield store
     await store.close()

@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pydantic
 from pydantic import BaseModel
 
-from service import imports
 from service.contracts import (
     Adapter,
     AuditEntry,
@@ -35,8 +34,8 @@ from service.contracts import (
     RoundState,
     Verdict,
 )
+from service.curation.held import Held
 from service.errors import (
-    BadRequest,
     Conflict,
     Forbidden,
     HeliotropeError,
@@ -46,9 +45,13 @@ from service.errors import (
     Unavailable,
     from_faults,
 )
+from service.exchange.exports import Exportable
 from service.pairs import Funnel
+from service.report.page import page
 from service.votes import FeedbackBody, FeedbackReceipt
 from serving.contracts import ReplicaStatus, Route
+from tests import fake_exchange, fake_preferences
+from tests.data_pairs import a_data_report
 from training.contracts import Evaluation, RoundReport, StepMetrics
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -137,6 +140,7 @@ class FakeApi:
             votes=130, votes_in_pairs=100, left_out={"no_partner": 25, "truncated": 5}, pairs_from_votes=60, pairs_imported=4
         )  # fmt: skip
         self.adapters = [_an_adapter(1, FIRST, "base"), _an_adapter(2, SECOND, FIRST)]
+        self.tags: tuple[str, ...] = ("sums",)  # of all votes
         self.rounds: dict[int, Round] = {}
         self.events: dict[int, list[RoundEvent]] = {}
         self.audit: list[AuditEntry] = []
@@ -145,6 +149,10 @@ class FakeApi:
         self.answer_tokens = ["Hello", ", ", "world", "."]
         self.finish_reason = "stop"
         self.votes: list[FeedbackBody] = []
+        self.stored: list[Exportable] = []
+        self.quarantine: dict[int, Held] = {}
+        self.erased: list[tuple[str, str | None]] = []  # user and app
+        self.erasure: BaseModel | None = None  # what became of them
         self.received: dict[str, bytes] = {}  # the files of the last adapter that was brought
 
     def __enter__(self) -> FakeApi:
@@ -190,9 +198,17 @@ class FakeApi:
                 assert to is not None
                 return self._changed(to)
             case "GET", ["ops", "preferences"]:
-                return 200, self._preferences(query)
+                return 200, {"funnel": _json(self.funnel), "up_to_date": True, **fake_preferences.listed(query)}
+            case "GET", ["ops", "quarantine"]:
+                items = [item for item in self.quarantine.values() if query.get("status") in (None, item.status)]
+                return 200, {"data": [_json(item) for item in items], "next": None}
+            case "POST", ["ops", "quarantine", id, "release" | "drop" as word]:
+                return 200, _json(fake_preferences.decided(self.quarantine, int(id), word))
+            case "GET", ["ops", "preferences", "report"]:
+                report = a_data_report(self.funnel, self.tags, 32)
+                return 200, page(report) if query.get("as") == "html" else _json(report)
             case "POST", ["ops", "preferences", "import"]:
-                return self._import(body, skip_bad=query.get("skip_bad") == "true")
+                return fake_exchange.imported(body, query)
             case "GET", ["ops", "audit"]:
                 return 200, {"data": [_json(entry) for entry in self.audit]}
             case "GET", ["ops", "keys"]:
@@ -204,6 +220,9 @@ class FakeApi:
             case "DELETE", ["ops", "keys", id]:
                 self.keys = [key for key in self.keys if key.id != id]
                 return 204, None
+            case "DELETE", ["ops", "users", user]:
+                self.erased.append((user, query.get("app")))
+                return 200, _json(self.erasure) if self.erasure else None
             case "GET", ["v1", "models"]:
                 return 200, {"object": "list", "data": [{"id": name} for name in ("policy", "base", SECOND)]}
             case "POST", ["v1", "feedback"]:
@@ -229,7 +248,8 @@ class FakeApi:
         if body.dry_run:
             needed = body.min_pairs or 32
             enough = self.funnel.pairs >= needed
-            return 200, {"dry_run": True, "enough": enough, "min_pairs": needed, "funnel": _json(self.funnel)}
+            dry = {"dry_run": True, "enough": enough, "min_pairs": needed, "funnel": _json(self.funnel)}
+            return 200, dry | {"report": _json(a_data_report(self.funnel, self.tags, needed))}
         for round in self.rounds.values():
             if not round.state.final:
                 raise Conflict(f"Round {round.n} is {round.state}. Wait for it or cancel it.", code="round_running")
@@ -268,27 +288,6 @@ class FakeApi:
         self.route = Route(generation=self.route.generation + 1, stable=name, previous=self.route.stable)
         return 200, {"route": _json(self.route), "prepare_seconds": 1.25, "flip_seconds": 0.0421, "seconds": 1.2921}
 
-    def _preferences(self, query: dict[str, str]) -> dict[str, Any]:
-        votes = [
-            {
-                "completion_id": f"chatcmpl-{reason}", "choice_index": 0, "rating": "up", "app": "shop", "adapter": FIRST,
-                "status": "left_out" if reason else "paired", "reason": reason,
-            }
-            for reason in (None, "no_partner", "truncated")
-        ]  # fmt: skip
-        kept = [v for v in votes if all(v[name] == query[name] for name in ("status", "reason") if name in query)]
-        return {"funnel": _json(self.funnel), "votes": kept}
-
-    def _import(self, lines: bytes, *, skip_bad: bool) -> tuple[int, Any]:
-        pairs, faults = imports.parse(lines.split(b"\n"))
-        shown = [_json(fault) for fault in faults]
-        if faults and not skip_bad:
-            refusal = BadRequest(
-                f"{len(faults)} lines are not valid pairs; nothing was imported.", code="invalid_lines"
-            )
-            return 400, refusal.body() | {"faults": shown}
-        return 200, {"added": len(pairs), "known": 0, "faults": shown}
-
     def stream(self, path: list[str], query: dict[str, str], body: Any) -> tuple[Iterable[bytes], int | None] | None:
         """The parts of a stream, and after how many of them it breaks; None where the answer is no stream."""
         match path:
@@ -300,6 +299,8 @@ class FakeApi:
                 events = [event for event in self.events[int(n)] if event.seq > int(query.get("after", 0))]
                 parts = [f"id: {e.seq}\nevent: {e.kind}\ndata: {e.model_dump_json()}\n\n".encode() for e in events]
                 return parts, self.cuts.pop(0) if self.cuts else None
+            case ["ops", "preferences", "export"]:
+                return fake_exchange.exported(self.stored, query), self.cuts.pop(0) if self.cuts else None
             case ["v1", "chat", "completions"]:
                 if body["model"] == "nobody":
                     raise NotFound("The model 'nobody' does not exist.", param="model", code="model_not_found")
@@ -330,12 +331,12 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = [unquote(part) for part in url.path.strip("/").split("/")]
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        content = fake_exchange.body(self.headers, self.rfile)
         body = json.loads(content) if self.headers.get_content_subtype() == "json" and content else content
         self.api.requests.append((self.command, self.path, body))
         try:
             self._authorize(path)
-            streamed = self.api.stream(path, query, body) if path[-1] in ("events", "completions") else None
+            streamed = self.api.stream(path, query, body) if path[-1] in ("events", "completions", "export") else None
             if streamed is not None:
                 self._send_stream(*streamed)
             else:
@@ -354,10 +355,12 @@ class _Handler(BaseHTTPRequestHandler):
             raise Unauthenticated("The API key is missing or not valid.", code="invalid_api_key")
 
     def _send_json(self, status: int, answer: Any) -> None:
-        content = b"" if status == 204 else json.dumps(answer, separators=(",", ":"), ensure_ascii=False).encode()
+        page = isinstance(answer, str)
+        text = answer if page else json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+        content = b"" if status == 204 else text.encode()
         self.api.last_text = content.decode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", "text/html" if page else "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -210,6 +210,7 @@ class FakeJournal:
         self.adapters = {files.name: files for files in adapters}
         self.records: list[Completion] = []
         self.away = False
+        self.refuses = False  # to let an answer go out without its record
 
     async def route(self) -> Route:
         self._require_here()
@@ -219,10 +220,17 @@ class FakeJournal:
         self._require_here()
         return self.adapters.get(name)
 
-    async def record(self, completion: Completion) -> None:
-        self._require_here()
+    async def ready(self) -> None:
+        if self.refuses:
+            self._require_here()
+
+    async def record(self, completion: Completion) -> bool:
+        if self.refuses:
+            self._require_here()
         await asyncio.sleep(0)
-        self.records.append(completion)
+        if not self.away:
+            self.records.append(completion)
+        return not self.away
 
     async def close(self) -> None:
         self.away = True

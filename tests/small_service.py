@@ -6,7 +6,7 @@ Put together as `service/app.py` and `service/conductor.py` do, without Ray.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,20 +19,26 @@ from service.api.adapters import adapter_routes
 from service.api.auth import Doorman
 from service.api.chat import chat_routes
 from service.api.edge import application
+from service.api.exchange import exchange_routes
 from service.api.feedback import feedback_routes
 from service.api.preferences import preference_routes
+from service.api.report import report_routes
 from service.api.rounds import round_routes
 from service.api.status import status_routes
+from service.api.users import user_routes
 from service.candidates import door
 from service.contracts import Adapter, Role, Round, RoundBody
-from service.errors import NotFound
+from service.inspecting import Inspector
+from service.journal import StoreJournal
+from service.keeping.erasing import Eraser
 from service.registry import Registry
 from service.rounds import Rounds
 from service.settings import Settings
 from service.store.store import Store
+from service.tokens import Tokens
 from service.votes import FeedbackBody, Rating
 from serving.adapters import sha256_of
-from serving.contracts import AdapterFiles, Caller, Completion, Route
+from serving.contracts import Caller
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS, WEIGHTS, write_adapter
 from tests.fake_trainer import Answer, FakeTrainer
@@ -40,6 +46,7 @@ from tests.fakes import FakeEngine, FakeHost
 
 MAX_BODY_BYTES = 100_000
 MAX_ADAPTER_BYTES = 300_000
+MAX_IMPORT_BYTES = 1_000_000
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -55,29 +62,6 @@ ERROR_TYPES = {
 }
 
 
-class StoreJournal:
-    """`serving.contracts.Journal` on the store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    async def route(self) -> Route:
-        return await self._store.route.read()
-
-    async def adapter(self, name: str) -> AdapterFiles | None:
-        try:
-            adapter = await self._store.adapters.get(name)
-        except NotFound:
-            return None
-        return AdapterFiles(name=name, directory=adapter.directory, manifest_sha256=adapter.manifest_sha256)
-
-    async def record(self, completion: Completion) -> None:
-        await self._store.completions.record(completion)
-
-    async def close(self) -> None:
-        await self._store.close()
-
-
 @dataclass
 class SmallService:
     """Two replicas of a fake engine, and everything around them."""
@@ -91,9 +75,17 @@ class SmallService:
     rounds: Rounds
 
     @classmethod
-    async def start(cls, store: Store, folder: Path, *scripts: Sequence[Answer], **training: Any) -> SmallService:
-        """`scripts` are those of the trainer's attempts, `training` is the section of the settings."""
-        settings = Settings.model_validate({"state": folder, "training": {"min_pairs": 2} | training})
+    async def start(
+        cls,
+        store: Store,
+        folder: Path,
+        *scripts: Sequence[Answer],
+        sections: Mapping[str, Mapping[str, Any]] | None = None,
+        **training: Any,
+    ) -> SmallService:
+        """`scripts` are those of the trainer's attempts, `training` is a section of the settings, `sections` others."""
+        given = {"state": folder, "training": {"min_pairs": 2} | training}
+        settings = Settings.model_validate(given | dict(sections or {}))
         engines = [FakeEngine(tokens=2), FakeEngine(tokens=2)]
         replicas = [
             Replica(name, engine, StoreJournal(store), settings.cache / name, max_lora_rank=8)
@@ -108,6 +100,10 @@ class SmallService:
     def restart_conductor(self) -> None:
         """Another process takes over: all it knows is in the store, in the cluster and on disk."""
         self.registry, self.rounds = _conductor(self.store, self.host, self.trainer, self.settings)
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens(self.store.secrets, self.settings.server.feedback_token_seconds)
 
     @property
     def replica(self) -> Replica:
@@ -133,13 +129,14 @@ class SmallService:
         return adapter
 
     async def like(self, *questions: str) -> list[str]:
-        """Ask each question for two answers, and rather have the first. Returns the completions' ids."""
+        """Ask each question for two answers, and rather have the first; each by a user of their own. The completions' ids."""
 
         async def ask(question: str) -> str:
             body = {"model": "policy", "n": 2, "messages": [{"role": "user", "content": question}]}
             id = (await self.replica.chat(body, Caller(app="shop"))).completion_id
             for choice, rating in enumerate((Rating.UP, Rating.DOWN)):
-                vote = FeedbackBody(completion_id=id, choice_index=choice, rating=rating)
+                user = f"who asks {question}"
+                vote = FeedbackBody(completion_id=id, choice_index=choice, rating=rating, user=user)
                 await self.store.feedback.put("shop", vote)
             return id
 
@@ -176,19 +173,24 @@ class SmallService:
         doorman = Doorman(self.store.keys, insecure=insecure)
         app = application("chat", max_body_bytes=MAX_BODY_BYTES)
         app.include_router(chat_routes(self.replica, doorman))
-        app.include_router(feedback_routes(self.store.feedback, doorman))
+        app.include_router(feedback_routes(self.store.feedback, self.tokens, doorman))
         return app
 
     def operations_app(self, *, insecure: bool = False) -> FastAPI:
         doorman = Doorman(self.store.keys, insecure=insecure)
-        larger = {"/ops/adapters": MAX_ADAPTER_BYTES}
+        larger = {"/ops/adapters": MAX_ADAPTER_BYTES, "/ops/preferences/import": MAX_IMPORT_BYTES}
         app = application("operations", max_body_bytes=MAX_BODY_BYTES, larger=larger)
         app.include_router(status_routes(self.store, self.host, self.rounds, "tiny", doorman))
-        app.include_router(round_routes(self.rounds, self.store, self.settings.training, doorman))
+        inspector = Inspector(self.rounds.collector, self.store, self.settings)
+        app.include_router(round_routes(self.rounds, inspector, self.store, self.settings.training, doorman))
+        app.include_router(report_routes(inspector, doorman))
         app.include_router(
             adapter_routes(self.registry, self.rounds, self.store, door(self.settings, FINGERPRINTS), doorman)
         )
-        app.include_router(preference_routes(self.rounds.collector, self.store, doorman))
+        overview = self.rounds.overview
+        app.include_router(exchange_routes(self.store, self.settings.uploads, overview.bring_up_to_date, doorman))
+        app.include_router(preference_routes(overview, self.store, doorman))
+        app.include_router(user_routes(Eraser(self.store, self.rounds, self.settings.rounds), doorman))
         return app
 
     async def app(self, name: str = "shop") -> httpx.AsyncClient:

@@ -93,7 +93,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class _Note:
-    """Carries progress from Ray Train's controller to the actor. Waits for it, so none comes after the report."""
+    """Carries progress from the thread of Ray Train's controller to that of the notes, and waits until it is there."""
 
     attempt: ActorHandle[Any]
 

@@ -8,8 +8,10 @@ with each answer. Registered with transformers under `PACKED`; knows no model an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -36,6 +38,11 @@ class Document:
     @property
     def tokens(self) -> int:
         return self.prompt + sum(self.answers)
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The prompt with its first answer, then each other answer."""
+        return self.prompt + self.answers[0], *self.answers[1:]
 
 
 @dataclass(frozen=True)
@@ -108,37 +115,31 @@ def attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    lengths = [document.tokens for document in packing.documents]
+    # One split of all documents at once: the gradient of each split is as long as what is split.
+    segments = [length for document in packing.documents for length in document.segments]
+    parts = zip(*(of.split(segments, 2) for of in (query, key, value)), strict=True)
     attended = [
-        attended
-        for document, q, k, v in zip(
-            packing.documents, query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-        )
-        for attended in _document(document, q, k, v, scaling, sliding_window)
+        attended.transpose(1, 2)  # as it lies in memory, so that joining them is one copy
+        for document in packing.documents
+        for attended in _document(document, list(islice(parts, len(document.segments))), scaling, sliding_window)
     ]
-    return torch.cat(attended, dim=2).transpose(1, 2), None
+    return torch.cat(attended, dim=1), None
 
 
 def _document(
-    document: Document, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
-) -> list[Tensor]:
-    """The prompt with its first answer, then each other answer: no key is looked at for nothing."""
-    prompt, trunk = document.prompt, document.prompt + document.answers[0]
-    segments = [trunk, *document.answers[1:]]
-    queries = query.split(segments, 2)
-    trunk_mask = None if window is None or window >= trunk else _mask(trunk, 0, window, query.device)
-    attended = [
-        scaled_dot_product_attention(
-            queries[0], key[:, :, :trunk], value[:, :, :trunk], trunk_mask, is_causal=trunk_mask is None, scale=scaling
-        )
-    ]
-    start = trunk
-    for answer, q in zip(document.answers[1:], queries[1:], strict=True):
-        k, v = (torch.cat([of[:, :, :prompt], of[:, :, start : start + answer]], dim=2) for of in (key, value))
-        mask = _mask(answer, prompt, window, query.device)
-        attended.append(scaled_dot_product_attention(q, k, v, mask, scale=scaling))
-        start += answer
-    return attended
+    document: Document, parts: list[tuple[Tensor, Tensor, Tensor]], scaling: float | None, window: int | None
+) -> Iterator[Tensor]:
+    """Query, key and value of each segment -> its output: no key is looked at for nothing."""
+    (query, key, value), *answers = parts
+    trunk, device = query.shape[2], query.device
+    mask = None if window is None or window >= trunk else _mask(trunk, 0, window, device)
+    yield scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, scale=scaling)
+    if answers:
+        key_of_prompt, value_of_prompt = key[:, :, : document.prompt], value[:, :, : document.prompt]
+        for q, k, v in answers:
+            k, v = torch.cat([key_of_prompt, k], dim=2), torch.cat([value_of_prompt, v], dim=2)
+            mask = _mask(q.shape[2], document.prompt, window, device)
+            yield scaled_dot_product_attention(q, k, v, mask, scale=scaling)
 
 
 def _mask(queries: int, before: int, window: int | None, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ NEW = "new"
 REPLAY = "replay"
 
 # A row is a pair, or a single thumb: that has a chosen answer (thumb up) or a rejected one (thumb down), not both.
+# With token ids of the prompt each answer has token ids or a text (a user's own words); with messages both are texts.
 SNAPSHOT_COLUMNS = (
     "pair_id",  # str: sha256 hex over the content; unique in a snapshot, whose rows are in its order
     "split",  # str: TRAIN or HELD_OUT; all rows of one prompt are in the same split
@@ -27,10 +28,11 @@ SNAPSHOT_COLUMNS = (
     "chosen_token_ids",  # list<int32> exactly as sampled (EOS only where the engine stopped on it), or null
     "rejected_token_ids",  # list<int32>, or null
     "messages",  # str: JSON list of {role, content} of an imported row, or null when token ids are given
-    "chosen_text",  # str, or null
+    "chosen_text",  # str that nobody sampled, trained on with the end of a turn after it, or null
     "rejected_text",  # str, or null
     "origin",  # str: NEW, or REPLAY for a pair that an earlier round has learned already
     "voter",  # str: a digest that stands for the person whose vote it is, or null
+    "weight",  # double above 0 and at most 1: how much the row counts in the mean loss of its step
 )
 
 

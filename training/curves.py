@@ -22,7 +22,9 @@ from training.contracts import Evaluation, StepMetrics
 _BLUE, _VERMILION, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 _COLUMNS = 3
-_WIDTH, _HEIGHT = 4.2, 2.9  # inches of one panel
+_WIDTH, _HEIGHT = 4.2, 2.9  # inches of one panel, with the room around it:
+_LEFT, _RIGHT, _BELOW, _ABOVE = 0.75, 0.15, 0.55, 0.35  # inches; matplotlib's own layouts draw everything twice
+_TITLE = 0.4  # inches of the figure's title
 _POINTS_WITH_MARKERS = 40  # more than these in one line would hide it
 
 _STYLE = {
@@ -105,7 +107,7 @@ def draw(
     rows = ceil(len(panels) / _COLUMNS)
     # The style is put back afterwards, and figures are made without pyplot, which would keep them all.
     with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(_WIDTH * _COLUMNS, _HEIGHT * rows + 0.4), layout="constrained")
+        figure = _figure(rows)
         figure.suptitle(_summary(len(steps), steps[-1].steps, current, candidate), fontsize="medium")
         for place, panel in enumerate(panels, start=1):
             axes = figure.add_subplot(rows, _COLUMNS, place)
@@ -115,6 +117,21 @@ def draw(
         svg = BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
     return svg.getvalue()
+
+
+def _figure(rows: int) -> Figure:
+    """An empty one, with room around each of its panels."""
+    width, height = _WIDTH * _COLUMNS, _HEIGHT * rows + _TITLE
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - _RIGHT / width,
+        bottom=_BELOW / height,
+        top=1 - (_TITLE + _ABOVE) / height,
+        wspace=(_LEFT + _RIGHT) / (_WIDTH - _LEFT - _RIGHT),  # as shares of a panel's own size
+        hspace=(_BELOW + _ABOVE) / (_HEIGHT - _BELOW - _ABOVE),
+    )
+    return figure
 
 
 def _curves(steps: Sequence[StepMetrics]) -> dict[str, Curve]:

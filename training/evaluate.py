@@ -50,7 +50,10 @@ def evaluation_metrics(candidate: Tensor, current: Tensor, examples: Examples, l
     up = ~is_pair & (lengths[:, 0] > 0)
     of_thumb = lengths.amax(1, keepdim=True).expand(-1, 2)
     mismatched = ~is_pair & (current[:, 1, FULL] != 0)  # an absent answer has 0
-    known = Facts(is_pair, up, torch.zeros_like(up), mismatched, torch.where(is_pair[:, None], lengths, of_thumb))
+    lengths = torch.where(is_pair[:, None], lengths, of_thumb)
+    # What is measured counts in full: weights and replay are for learning.
+    in_full = torch.ones(len(examples), dtype=torch.float64)
+    known = Facts(is_pair, up, torch.zeros_like(up), mismatched, lengths, in_full)
     found = preference_metrics(candidate, current, known, loss.settings.beta)
     found["loss"] = loss(candidate, current, known, Scale.of(known, candidate, current)).item()
     return {f"eval_{trl_name(name)}": value for name, value in found.items() if value is not None}

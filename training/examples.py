@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import tempfile
 import weakref
 from array import array
@@ -29,7 +30,7 @@ from training.pairs import Example, Pair, Thumb, Tokenizer, end_of_turn, render,
 from training.snapshot import PairDigest, SnapshotRow, iterate
 
 _BUFFER_BYTES = 1 << 20
-_WORD_BYTES = 4  # a record is int32 words: bytes of the id, the id padded to words, then the token ids
+_WORD_BYTES = 4  # a record is int32 words: bytes of the id, the id padded to words, the weight, then the token ids
 
 
 class _Scratch:
@@ -102,12 +103,13 @@ class Examples(Sequence[Example]):
         record = self._scratch.read(int(self._starts[index]), int(self._sizes[index]))
         id_bytes = int.from_bytes(record[:_WORD_BYTES], "little")
         id = record[_WORD_BYTES : _WORD_BYTES + id_bytes].decode()
+        replay, (weight,) = bool(self.replay[index]), struct.unpack_from("<d", record, _padded(_WORD_BYTES + id_bytes))
         prompt, chosen, rejected = (int(length) for length in self.lengths[index])
         tokens = tuple(np.frombuffer(record, dtype="<i4")[-(prompt + chosen + rejected) :].tolist())
         answers = tokens[prompt:]
         if chosen and rejected:
-            return Pair(id, tokens[:prompt], answers[:chosen], answers[chosen:], replay=bool(self.replay[index]))
-        return Thumb(id, tokens[:prompt], answers, up=chosen > 0, replay=bool(self.replay[index]))
+            return Pair(id, tokens[:prompt], answers[:chosen], answers[chosen:], replay, weight)
+        return Thumb(id, tokens[:prompt], answers, chosen > 0, replay, weight)
 
 
 class ExamplesWriter:
@@ -128,9 +130,9 @@ class ExamplesWriter:
             id = example.thumb_id.encode()
             chosen, rejected = (example.answer, ()) if example.up else ((), example.answer)
             assert example.answer, "a thumb has an answer"
-        words = [len(id).to_bytes(_WORD_BYTES, "little"), id, b"\0" * (-len(id) % _WORD_BYTES)]
+        name = len(id).to_bytes(_WORD_BYTES, "little") + id
         tokens = np.array((*example.prompt, *chosen, *rejected), dtype="<i4").tobytes()
-        record = b"".join([*words, tokens])
+        record = name.ljust(_padded(len(name)), b"\0") + struct.pack("<d", example.weight) + tokens
         self._scratch.file.write(record)
         self._ends.append(self._ends[-1] + len(record))
         self._lengths.extend((len(example.prompt), len(chosen), len(rejected)))
@@ -223,11 +225,17 @@ def _unpaired(examples: Examples, folder: Path) -> Examples:
     writer = ExamplesWriter(folder)
     for example in examples:
         if isinstance(example, Pair):
-            writer.add(Thumb(f"{example.pair_id}/chosen", example.prompt, example.chosen, True, example.replay))
-            writer.add(Thumb(f"{example.pair_id}/rejected", example.prompt, example.rejected, False, example.replay))
+            id, prompt, known = example.pair_id, example.prompt, (example.replay, example.weight)
+            writer.add(Thumb(f"{id}/chosen", prompt, example.chosen, True, *known))
+            writer.add(Thumb(f"{id}/rejected", prompt, example.rejected, False, *known))
         else:
             writer.add(example)
     return writer.close()
+
+
+def _padded(size: int) -> int:
+    """Bytes of whole words."""
+    return size + -size % _WORD_BYTES
 
 
 def _passed(rows: Iterable[SnapshotRow], digest: PairDigest) -> Iterator[SnapshotRow]:
@@ -241,15 +249,13 @@ def _rendered(
     rows: Iterable[SnapshotRow], tokenizer: Tokenizer, stop_ids: Collection[int], context: int
 ) -> Iterator[tuple[SnapshotRow, Example, bool]]:
     """Each row with its token ids, and whether it had to lose its oldest turns; the row is then the shorter one."""
-    ends_turn = -1  # asked of the chat template only once there is imported text: served rows need none
+    ends_turn = -1  # asked of the chat template only once there is an answer as text: sampled ones need none
     for row in rows:
-        if row.messages is None:
-            yield row, render(row, tokenizer, ends_turn), False
-            continue
-        if ends_turn < 0:
+        if ends_turn < 0 and (row.chosen_text, row.rejected_text) != (None, None):
             ends_turn = end_of_turn(tokenizer, stop_ids)
         example = render(row, tokenizer, ends_turn)
-        shorter = shorten(row, tokenizer, ends_turn, context) if example.longest > context else None
+        too_long = row.messages is not None and example.longest > context
+        shorter = shorten(row, tokenizer, ends_turn, context) if too_long else None
         if shorter is None:
             yield row, example, False
         else:

@@ -1,6 +1,6 @@
-"""A file of preferences on its way to a snapshot: read row by row, split and counted, with the reason for each bad row.
+"""Preferences on their way from a file to a snapshot: split and counted, with the reason for each bad row.
 
-The file may be larger than memory. Knows JSON lines and Parquet; what the fields of a row mean is for `formats.py`.
+Knows nothing of files, which `reading.py` reads, and nothing of their formats.
 """
 
 from __future__ import annotations
@@ -11,54 +11,13 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from training.contracts import HELD_OUT, TRAIN
 from training.errors import TrainingError
-from training.formats import (
-    CHANGE_THE_PROMPT,
-    FIELDS,
-    SHAPES,
-    Format,
-    Preference,
-    RowError,
-    all_shapes,
-    json_object,
-    preference,
-)
+from training.formats import Format, Preference, Recognised
 from training.objective import parse
+from training.reading import Fault
 from training.snapshot import SnapshotRow
-
-_PARQUET_MAGIC = b"PAR1"
-_ROWS_AT_ONCE = 512
-_SNIFFED_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a row gives nothing."""
-
-    row: int
-    field: str | None  # such as "chosen" or "prompt.0.role"; None: the whole row
-    reason: str
-
-
-def read(path: Path, format: Format | None = None) -> Iterator[Preference | Fault]:
-    """Every row of a file of JSON lines or of Parquet, in order; blank lines give nothing. With a `format`, no other.
-
-    Raises `TrainingError` when the file as a whole cannot be read.
-    """
-    for number, row in _rows(path):
-        try:
-            fields = row if isinstance(row, dict) else json_object(row)
-            if fields is not None:
-                yield preference(number, fields, format)
-        except RowError as error:
-            yield Fault(number, error.field, error.reason)
 
 
 @dataclass
@@ -72,6 +31,7 @@ class Intake:
     held_out_share: float
     skip_bad: bool
     on_fault: Callable[[Fault], None]
+    on_format: Callable[[Recognised], None] | None = None  # for whoever reads the file
     formats: Counter[Format] = field(default_factory=Counter)
     splits: Counter[tuple[str, bool]] = field(default_factory=Counter)  # (split, whether it is a pair) -> rows
     faults: int = 0
@@ -132,46 +92,6 @@ class Intake:
             chosen_text=preference.chosen,
             rejected_text=preference.rejected,
         )
-
-
-def _rows(path: Path) -> Iterator[tuple[int, bytes | dict[str, Any]]]:
-    """Number and content of each row: a line, or the fields of a row of Parquet."""
-    try:
-        with path.open("rb") as file:
-            beginning = file.peek(_SNIFFED_BYTES)[:_SNIFFED_BYTES]
-            if not beginning.startswith(_PARQUET_MAGIC):
-                _require_lines(path, beginning)
-                yield from enumerate(file, start=1)
-                return
-        yield from enumerate(_parquet_rows(path), start=1)
-    except IsADirectoryError:
-        raise TrainingError(f"{path} is a directory: name one file of JSON lines or Parquet") from None
-    except (OSError, pa.ArrowException) as error:
-        raise TrainingError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _require_lines(path: Path, beginning: bytes) -> None:
-    """Not only for a better message: what is one line of a gigabyte would be read at once."""
-    first = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if first == b"[":
-        raise TrainingError(f"{path} is one JSON array: write an object a line, such as with `jq -c '.[]' {path}`")
-    if first not in (b"", b"{"):
-        raise TrainingError(
-            f"{path} is neither Parquet nor JSON lines: its first line does not begin with '{{'. "
-            f"A line is a JSON object, such as {SHAPES['standard']}"
-        )
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """By row groups and pages; a column that says nothing here is named, and stays on the disk."""
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        names = file.schema_arrow.names
-        unread = dict.fromkeys(name for name in names if name not in (*FIELDS, *CHANGE_THE_PROMPT))
-        columns = [name for name in names if name not in unread]
-        if not columns:
-            raise TrainingError(f"{path} has the columns {', '.join(names)}: name them as TRL does, {all_shapes()}")
-        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns):
-            yield from (row | unread for row in batch.to_pylist())
 
 
 def _share(text: str) -> float:

@@ -7,15 +7,21 @@ in the order of their micro-batches, so sums have the same bits whichever lane w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 
+from training.plan import MicroBatch, Step
+from training.world import World
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_WAITING_PER_LANE = 2  # micro-batches that are begun or asked for: enough that no lane runs dry
 
 
 class Lanes:
@@ -26,11 +32,42 @@ class Lanes:
         self.count = count
 
     def map(self, compute: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`compute` of each item, in their order. It sets its own gradient mode: that belongs to a thread."""
-        return map(compute, items) if self._pool is None else self._pool.map(compute, items)
+        """`compute` of each item, in their order; of endless items too. It sets its own gradient mode: that belongs
+        to a thread."""
+        if self._pool is None:
+            yield from map(compute, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(compute, item))
+                if len(waiting) > _WAITING_PER_LANE * self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 ONE_LANE = Lanes()
+
+
+def share_out(
+    steps: Iterable[Step], compute: Callable[[Step, MicroBatch], Result], world: World, lanes: Lanes
+) -> Iterator[tuple[MicroBatch, Result]]:
+    """This worker's micro-batches of the steps, each with what `compute` makes of it, in their order.
+
+    Lanes go on from step to step without waiting for each other. What is computed only to keep other workers company
+    is left out.
+    """
+    shares = ((step, batch, counts) for step in steps for batch, counts in world.share(step.micro_batches))
+
+    def of_share(share: tuple[Step, MicroBatch, bool]) -> tuple[MicroBatch, bool, Result]:
+        step, batch, counts = share
+        return batch, counts, compute(step, batch)
+
+    return ((batch, found) for batch, counts, found in lanes.map(of_share, shares) if counts)
 
 
 @contextmanager

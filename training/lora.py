@@ -2,9 +2,10 @@
 
     y = x (W + scale * B A)^T          arXiv:2106.09685
 
-The update is added to a temporary copy of W, in the forward pass and again in the backward pass: a matrix product of
-`rank` columns is mostly waiting for memory, and this way none has to be read or written for every token. In bfloat16
-small updates would be rounded away, so there both products are computed apart. Parameters have PEFT's names.
+The update is added to a copy of W: a matrix product of `rank` columns is mostly waiting for memory, and this way none has
+to be read or written for every token. The copy is made once a step where there is memory to keep it; else in the forward
+pass and again in the backward pass. In bfloat16 small updates would be rounded away, so there both products are computed
+apart. Parameters have PEFT's names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _PREFIX = "base_model.model."  # what PEFT puts before a layer's own name
 class LoraLinear(nn.Module):
     """A linear layer with its update. B = 0 at first, so that it begins as the layer it replaces."""
 
+    merged: Tensor | None
+
     def __init__(self, base: nn.Linear, spec: LoraSpec) -> None:
         super().__init__()
         self.base_layer = base
@@ -34,26 +37,45 @@ class LoraLinear(nn.Module):
         self.lora_A = nn.Parameter(torch.empty(spec.rank, base.in_features, **like))  # [rank, inputs]
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, spec.rank, **like))  # [outputs, rank]
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        self.keeps_merged = False
+        self.register_buffer("merged", None, persistent=False)  # [outputs, inputs]
+        self._merged_from: tuple[int, int, float] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.base_layer.bias is None:
-            return _Lora.apply(x, self.base_layer.weight, self.lora_A, self.lora_B, self.scale)  # pyright: ignore
-        return _Lora.apply(x, self.base_layer.weight, self.lora_A, self.lora_B, self.scale) + self.base_layer.bias  # pyright: ignore
+        merged = self.merged if self._merged_from == self._update else None  # another one than now: of no use
+        y = _Lora.apply(x, self.base_layer.weight, merged, self.lora_A, self.lora_B, self.scale)
+        return y if self.base_layer.bias is None else y + self.base_layer.bias  # pyright: ignore
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Make the kept copy, if there is to be one, that of the update as it is now."""
+        weight = self.base_layer.weight
+        if not self.keeps_merged or weight.dtype != torch.float32 or self._merged_from == self._update:
+            return
+        if self.merged is None:
+            self.merged = torch.empty_like(weight)
+        torch.addmm(weight, self.lora_B, self.lora_A, alpha=self.scale, out=self.merged)
+        self._merged_from = self._update
+
+    @property
+    def _update(self) -> tuple[int, int, float]:
+        """Differs when A, B or the scale has changed: PyTorch counts how often a tensor was written to."""
+        return self.lora_A._version, self.lora_B._version, self.scale
 
 
 class _Lora(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:  # pyright: ignore
-        ctx.save_for_backward(x, weight, a, b)
+    def forward(ctx, x: Tensor, weight: Tensor, merged: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:  # pyright: ignore
+        ctx.save_for_backward(x, weight, merged, a, b)
         ctx.scale = scale
         if weight.dtype == torch.float32:
-            return x @ torch.addmm(weight, b, a, alpha=scale).T
+            return x @ (torch.addmm(weight, b, a, alpha=scale) if merged is None else merged).T
         y = x @ weight.T
         return y.add_((x @ a.to(x.dtype).T) @ b.to(x.dtype).T, alpha=scale)
 
     @staticmethod
-    def backward(ctx, by_y: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:  # pyright: ignore
-        x, weight, a, b = ctx.saved_tensors
+    def backward(ctx, by_y: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:  # pyright: ignore
+        x, weight, merged, a, b = ctx.saved_tensors
         tokens_x, tokens_y = x.flatten(0, -2), by_y.flatten(0, -2)  # [tokens, inputs], [tokens, outputs]
         a_, b_ = a.to(x.dtype), b.to(x.dtype)
         # Written so that the thin matrix is never the transposed one: the other way is ten times slower on a CPU.
@@ -63,10 +85,10 @@ class _Lora(torch.autograd.Function):
         by_x = None
         if ctx.needs_input_grad[0]:
             if weight.dtype == torch.float32:
-                by_x = by_y @ torch.addmm(weight, b, a, alpha=ctx.scale)
+                by_x = by_y @ (torch.addmm(weight, b, a, alpha=ctx.scale) if merged is None else merged)
             else:
                 by_x = (by_y @ weight).add_((by_update.T @ a_).view_as(x), alpha=ctx.scale)
-        return by_x, None, by_a, by_b, None
+        return by_x, None, None, by_a, by_b, None
 
 
 def attach(base: nn.Module, spec: LoraSpec, seed: int) -> None:

@@ -26,7 +26,7 @@ class PairBatch:
     lengths: Tensor  # [pairs, 2] tokens
     chosen_logps: Tensor  # [pairs] the policy's log-prob of the whole chosen answer, never discounted
     tokens_per_chosen: float  # mean length of chosen answers over the whole optimiser step, of which this is a part
-    weights: Tensor  # [pairs] of each pair in the step's mean: 1, or less for replayed pairs: `replay_weights`
+    weights: Tensor  # [pairs] of each pair in the step's mean: its own, times `replay_weights` where it is replayed
 
     @property
     def log_ratios(self) -> Tensor:
@@ -42,6 +42,7 @@ class ThumbBatch:
     reference: Tensor  # [thumbs] the same of the reference
     up: Tensor  # [thumbs] bool
     baseline: Tensor  # scalar: `kto_baseline`, nats, detached
+    weights: Tensor  # [thumbs] of each thumb in the step's mean
 
     @property
     def log_ratios(self) -> Tensor:
@@ -68,11 +69,11 @@ def pair_losses(terms: Sequence[Term], batch: PairBatch, settings: LossSettings)
 
 
 def thumb_losses(terms: Sequence[Term], batch: ThumbBatch, settings: LossSettings) -> Tensor:
-    """The weighted sum of the terms for each thumb: [thumbs]."""
+    """The weighted sum of the terms for each thumb, times the thumb's own weight: [thumbs]."""
     total = torch.zeros_like(batch.policy)
     for term in terms:
         total = total + term.weight * THUMB_LOSSES[term.loss](batch, settings)
-    return total
+    return batch.weights * total
 
 
 def dpo_sigmoid(batch: PairBatch, settings: LossSettings) -> Tensor:

@@ -15,6 +15,7 @@ from training.policy import Policy
 from training.rows import Item, Layout, lay_out
 
 _USABLE_SHARE = 0.7  # of the free memory; the rest is for what comes and goes within a layer
+_MERGED_SHARE = 0.1  # of the free memory that a second copy of the base's matrices may take
 _STEPS_LOOKED_AT = 64  # for the largest micro-batch of a plan
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -56,6 +57,11 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def has_room_for_merged(policy: Policy) -> bool:
+    """Whether a second copy of the base's matrices, with the update added, takes little of what is free."""
+    return 4 * policy.body_parameters <= _MERGED_SHARE * free_bytes(policy.device)
 
 
 def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device, at_once: int = 1) -> bool:

@@ -37,6 +37,7 @@ class Facts:
     replay: Tensor  # bool [examples]
     mismatched: Tensor  # bool [examples], a thumb that is compared with another one's answer
     lengths: Tensor  # [examples, 2] tokens of first and second answer; a thumb has no second one of its own
+    weights: Tensor  # float64 [examples], in the step's mean
 
     def at(self, indices: list[int]) -> Facts:
         return Facts(**{name: value[indices] for name, value in vars(self).items()})
@@ -53,6 +54,7 @@ def facts(examples: list[Example], mismatched: list[bool], device: torch.device)
         torch.tensor([e.replay for e in examples], device=device),
         torch.tensor(mismatched, device=device),
         torch.tensor(lengths, device=device),
+        torch.tensor([e.weight for e in examples], dtype=torch.float64, device=device),
     )
 
 
@@ -101,15 +103,21 @@ class Loss:
             )
             total = total + pair_losses(self.objective.paired, batch, self.settings).sum() / scale.pairs
         if scale.thumbs and self.objective.unpaired:
-            single = ThumbBatch(policy[thumbs, 0, FULL], reference[thumbs, 0, FULL], facts.up[thumbs], scale.baseline)
+            single = ThumbBatch(
+                policy[thumbs, 0, FULL],
+                reference[thumbs, 0, FULL],
+                facts.up[thumbs],
+                scale.baseline,
+                facts.weights[thumbs],
+            )
             total = total + thumb_losses(self.objective.unpaired, single, self.settings).sum() / scale.thumbs
         return total
 
     def weights(self, reference: Tensor, facts: Facts) -> Tensor:
-        """[pairs]: less than 1 for replayed pairs that the reference satisfies already."""
+        """[pairs]: each pair's own, and less for replayed pairs that the reference satisfies already."""
         pairs = facts.is_pair
         satisfied = replay_weights(reference[pairs, :, FULL], self.settings.beta)
-        return torch.where(facts.replay[pairs], satisfied, torch.ones_like(satisfied))
+        return facts.weights[pairs] * torch.where(facts.replay[pairs], satisfied, 1.0)
 
 
 def preference_metrics(policy: Tensor, reference: Tensor, facts: Facts, beta: float) -> dict[str, float | None]:

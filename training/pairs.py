@@ -1,7 +1,7 @@
 """Pairs and thumbs as the model sees them: token ids of a prompt and of its answers.
 
-Served traffic is trained on exactly as the engine saw it. Only imported text meets a chat template, the one of the
-tokenizer that is passed in; whether it is the server's is for `fingerprints.py` to say.
+Served traffic is trained on exactly as the engine saw it. Only messages that were imported meet a chat template, the
+one of the tokenizer that is passed in; whether it is the server's is for `fingerprints.py` to say.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Pair:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     replay: bool = False  # an earlier round has learned it already
+    weight: float = 1.0  # in the mean loss of its step
 
     @property
     def longest(self) -> int:
@@ -61,6 +62,7 @@ class Thumb:
     answer: tuple[int, ...]
     up: bool
     replay: bool = False  # an earlier round has learned it already
+    weight: float = 1.0  # in the mean loss of its step
 
     @property
     def longest(self) -> int:
@@ -72,20 +74,21 @@ Example = Pair | Thumb
 
 
 def render(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int) -> Example:
-    """The row's token ids: as recorded, or, for imported text, under the chat template.
+    """The row's token ids: as recorded, or, for imported messages, under the chat template.
 
-    An imported answer ends with `end_of_turn`, because its author finished it. Raises `SnapshotInvalid` when the
+    An answer that is a text ends with `end_of_turn`, because its author finished it. Raises `SnapshotInvalid` when the
     template refuses the messages.
     """
-    if row.prompt_token_ids is not None:
-        return _example(row, row.prompt_token_ids, row.chosen_token_ids, row.rejected_token_ids)
-    assert row.messages is not None
 
-    def answer(text: str | None) -> tuple[int, ...] | None:
-        return None if text is None else (*tokenizer.encode(text, add_special_tokens=False), end_of_turn)
+    def answer(token_ids: Sequence[int] | None, text: str | None) -> Sequence[int] | None:
+        return token_ids if text is None else [*tokenizer.encode(text, add_special_tokens=False), end_of_turn]
 
-    prompt = conversation_ids(row, json.loads(row.messages), tokenizer, add_generation_prompt=True)
-    return _example(row, prompt, answer(row.chosen_text), answer(row.rejected_text))
+    prompt = row.prompt_token_ids
+    if prompt is None:
+        assert row.messages is not None
+        prompt = conversation_ids(row, json.loads(row.messages), tokenizer, add_generation_prompt=True)
+    chosen, rejected = answer(row.chosen_token_ids, row.chosen_text), answer(row.rejected_token_ids, row.rejected_text)
+    return _example(row, prompt, chosen, rejected)
 
 
 def shorten(row: SnapshotRow, tokenizer: Tokenizer, end_of_turn: int, context: int) -> SnapshotRow | None:
@@ -127,11 +130,12 @@ def conversation_ids(
 def _example(
     row: SnapshotRow, prompt: Sequence[int], chosen: Sequence[int] | None, rejected: Sequence[int] | None
 ) -> Example:
+    replay = row.origin == REPLAY
     if chosen is not None and rejected is not None:
-        return Pair(row.pair_id, tuple(prompt), tuple(chosen), tuple(rejected), replay=row.origin == REPLAY)
+        return Pair(row.pair_id, tuple(prompt), tuple(chosen), tuple(rejected), replay, row.weight)
     answer = rejected if chosen is None else chosen
     assert answer is not None, "a row without any answer is no row of a snapshot"
-    return Thumb(row.pair_id, tuple(prompt), tuple(answer), up=chosen is not None, replay=row.origin == REPLAY)
+    return Thumb(row.pair_id, tuple(prompt), tuple(answer), chosen is not None, replay, row.weight)
 
 
 def _without_oldest_turns(messages: list[Message]) -> Iterator[list[Message]]:

@@ -71,6 +71,16 @@ class Policy:
         """Of the matrices that every token is multiplied with."""
         return sum(layer.base_layer.in_features * layer.base_layer.out_features for _, layer in lora.layers(self.base))
 
+    def keep_merged(self) -> None:
+        """From now on keep a second copy of the base's matrices, those with the update: `merge` makes it."""
+        for _, layer in lora.layers(self.base):
+            layer.keeps_merged = True
+
+    def merge(self) -> None:
+        """Add the update as it is now to the kept copies, for all micro-batches until it changes again."""
+        for _, layer in lora.layers(self.base):
+            layer.merge()
+
     def logprobs(self, rows: Rows) -> Tensor:
         """log p(answer | prompt), nats: float64 [examples, 2 answers, 2 (FULL, DISCOUNTED)]. An absent answer has 0."""
         rows = rows.to(self.device)

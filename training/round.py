@@ -7,14 +7,17 @@ Runs inside the attempt's actor (`attempt.py`); knows nothing of votes, verdicts
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import BackendConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -37,7 +40,7 @@ _RAY_TRAIN_SETTINGS = {
 
 
 def run_round(spec: RoundSpec, report: Callable[[Progress], None]) -> RoundReport:
-    """Run one attempt to its end. `report` is called in Ray Train's controller process, so it must be picklable.
+    """Run one attempt to its end. `report` goes to the workers with the rest of the run, so it must be picklable.
 
     Workers that die are started again, `spec.restarts` times, and go on from the round's last checkpoint. Raises
     `TrainingError` with one line that names the cause, whichever process it arose in; `Interrupted` when the cause
@@ -82,8 +85,7 @@ def _trainer(spec: RoundSpec, report: Callable[[Progress], None], start: int) ->
 def _backend(workers: int) -> BackendConfig | None:
     """A process group where there is somebody to talk to.
 
-    A worker on its own needs none, and without it neither this process nor the controller imports torch: a fifth of
-    the fixed cost of a round.
+    A worker on its own needs none, and without it this process imports no torch: seconds of a round's fixed cost.
     """
     if workers == 1:
         return None
@@ -93,15 +95,32 @@ def _backend(workers: int) -> BackendConfig | None:
 
 
 class _Trainer(DataParallelTrainer):
-    """`TorchTrainer` (a `DataParallelTrainer` with a `TorchConfig`) without two helper processes.
+    """`TorchTrainer` (a `DataParallelTrainer` with a `TorchConfig`) without four helper processes.
 
     The placement group cleaner asks the dashboard, which need not run; `orphans.py` does its work here. The dataset
-    manager has nothing to manage: the workers read the snapshot themselves.
+    manager has nothing to manage: the workers read the snapshot themselves. The controller runs in this process, which
+    is an actor of its own already, and reserves the workers' places without the autoscaler's coordinator: each of the
+    two would be started, with seconds of imports, before the first worker is.
     """
+
+    def _initialize_and_run_controller(self, **made_of: Any) -> Result:
+        made_of["scaling_policy"] = _Reserved(self.scaling_config)
+        controller = TrainController(**made_of)
+        asyncio.run(controller.run())
+        return controller.get_result()
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = (PlacementGroupCleanerCallback, DatasetsCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+
+class _Reserved(FixedScalingPolicy):
+    """As many workers as were asked for. The placement group that reserves them tells Ray's autoscaler what is missing."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """No coordinator is asked, so none is started."""
+
+    def _maybe_send_resource_request(self) -> None: ...
 
 
 class _Forward(UserCallback):

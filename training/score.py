@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.errors import NotFinite
-from training.lanes import ONE_LANE, Lanes
+from training.lanes import ONE_LANE, Lanes, share_out
 from training.pairs import Example, Pair
 from training.plan import MicroBatch, Plan, Step
 from training.policy import Policy
@@ -29,17 +29,14 @@ def score(
     Raises `NotFinite` naming the first example whose log-probs are not numbers.
     """
 
-    def compute(share: tuple[Step, MicroBatch, bool]) -> Tensor:
-        step, batch, _ = share
+    def compute(step: Step, batch: MicroBatch) -> Tensor:
         with torch.no_grad():
             return policy.logprobs(lay_out(items(examples, batch, step.mismatched), plan.layout, ld_alpha))
 
+    policy.merge()
     logprobs = torch.zeros(len(examples), 2, 2, dtype=torch.float64, device=policy.device)
-    for step in plan:
-        shares = [(step, batch, counts) for batch, counts in world.share(step.micro_batches)]
-        for (_, batch, counts), found in zip(shares, lanes.map(compute, shares), strict=True):
-            if counts:
-                logprobs[list(batch)] = found
+    for batch, found in share_out(plan, compute, world, lanes):
+        logprobs[list(batch)] = found
     world.sum(logprobs)
     broken = (~logprobs.isfinite()).flatten(1).any(1).nonzero()
     if len(broken):

@@ -37,6 +37,7 @@ _SCHEMA = pa.schema(
         pa.field("rejected_text", pa.string()),
         pa.field("origin", pa.string(), nullable=False),
         pa.field("voter", pa.string()),
+        pa.field("weight", pa.float64(), nullable=False),
     ]
 )
 _LARGEST_TOKEN_ID = 2**31 - 1
@@ -47,7 +48,8 @@ _ROWS_AT_ONCE = 512  # a row group: of long conversations of 8,000 tokens some 1
 class SnapshotRow:
     """A pair, or a single thumb: that has only the chosen answer (thumb up) or only the rejected one (thumb down).
 
-    Prompt and answers are lists of token ids (served traffic), or messages and texts (imported).
+    Prompt and answers are lists of token ids (served traffic), or messages and texts (imported). A served prompt may
+    have an answer that nobody sampled, such as a user's correction: that is a text.
     """
 
     pair_id: str
@@ -60,6 +62,7 @@ class SnapshotRow:
     rejected_text: str | None = None
     origin: str = NEW
     voter: str | None = None
+    weight: float = 1.0
 
 
 assert tuple(field.name for field in fields(SnapshotRow)) == SNAPSHOT_COLUMNS == tuple(_SCHEMA.names)
@@ -189,8 +192,6 @@ class _Splits:
 
 def _fault(row: SnapshotRow) -> str | None:
     """What is wrong with the row on its own; None when nothing is."""
-    token_ids = (row.prompt_token_ids, row.chosen_token_ids, row.rejected_token_ids)
-    texts = (row.messages, row.chosen_text, row.rejected_text)
     if not row.pair_id:
         return "pair_id is empty"
     if row.split not in (TRAIN, HELD_OUT):
@@ -199,32 +200,49 @@ def _fault(row: SnapshotRow) -> str | None:
         return f"origin {row.origin!r} is neither {NEW!r} nor {REPLAY!r}"
     if row.voter == "":
         return "voter is empty; null says that nobody knows"
-    if row.prompt_token_ids is not None and texts == (None, None, None):
-        return _token_fault(token_ids)
-    if row.messages is not None and token_ids == (None, None, None):
-        return _text_fault(row)
-    return "give either prompt_token_ids and token ids of answers, or messages and texts of answers"
+    if not (isinstance(row.weight, float) and 0 < row.weight <= 1):
+        return f"weight {row.weight!r} is no float above 0 and at most 1"
+    if (row.prompt_token_ids is None) == (row.messages is None):
+        return "give either prompt_token_ids or messages, and not both"
+    return _prompt_fault(row) or _answers_fault(row)
 
 
-def _token_fault(token_ids: Sequence[Sequence[int] | None]) -> str | None:
-    _, chosen, rejected = token_ids
-    if chosen is None and rejected is None:
+def _prompt_fault(row: SnapshotRow) -> str | None:
+    if row.messages is None:
+        return _token_fault("prompt_token_ids", row.prompt_token_ids)
+    if row.chosen_token_ids is not None or row.rejected_token_ids is not None:
+        return "answers to messages are texts: give prompt_token_ids with token ids of answers"
+    return _messages_fault(row.messages)
+
+
+def _answers_fault(row: SnapshotRow) -> str | None:
+    chosen, rejected = (row.chosen_token_ids, row.chosen_text), (row.rejected_token_ids, row.rejected_text)
+    if chosen == rejected == (None, None):
         return "it has neither a chosen nor a rejected answer"
-    for name, ids in zip(("prompt", "chosen", "rejected"), token_ids, strict=True):
-        if ids is None:
-            continue
-        if not len(ids):
-            return f"{name}_token_ids is empty"
-        numbers = np.asarray(ids)
-        if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > _LARGEST_TOKEN_ID:
-            return f"{name}_token_ids holds something that is no token id"
-    return "chosen and rejected are the same tokens" if chosen == rejected else None
+    for name, (token_ids, text) in (("chosen", chosen), ("rejected", rejected)):
+        if token_ids is not None and text is not None:
+            return f"{name}_token_ids and {name}_text are both given; keep the one that is trained on"
+        if text == "":
+            return f"{name}_text is empty"
+        if fault := _token_fault(f"{name}_token_ids", token_ids):
+            return fault
+    return "chosen and rejected are the same" if chosen == rejected else None
 
 
-def _text_fault(row: SnapshotRow) -> str | None:
-    assert row.messages is not None
+def _token_fault(name: str, token_ids: Sequence[int] | None) -> str | None:
+    if token_ids is None:
+        return None
+    if not len(token_ids):
+        return f"{name} is empty"
+    numbers = np.asarray(token_ids)
+    if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > _LARGEST_TOKEN_ID:
+        return f"{name} holds something that is no token id"
+    return None
+
+
+def _messages_fault(text: str) -> str | None:
     try:
-        messages = json.loads(row.messages)
+        messages = json.loads(text)
     except ValueError:
         return "messages is not JSON"
     if not isinstance(messages, list) or not messages:
@@ -232,8 +250,4 @@ def _text_fault(row: SnapshotRow) -> str | None:
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             return "a message lacks its role or its content"
-    if row.chosen_text is None and row.rejected_text is None:
-        return "it has neither a chosen nor a rejected answer"
-    if row.chosen_text == "" or row.rejected_text == "":
-        return "an answer is empty"
-    return "chosen and rejected are the same text" if row.chosen_text == row.rejected_text else None
+    return None

@@ -18,8 +18,9 @@ from training.contracts import LoraSpec, ParentAdapter, Progress, RoundReport, R
 from training.errors import TrainingError
 from training.fingerprints import fingerprints
 from training.formats import Format
-from training.intake import Intake, read
+from training.intake import Intake
 from training.process import settle
+from training.reading import read
 from training.snapshot import write_snapshot
 
 SNAPSHOT, CHECKPOINTS, ADAPTER = "snapshot.parquet", "checkpoints", "adapter"  # in the directory that is written to
@@ -85,7 +86,7 @@ def completed(spec: RoundSpec, model: Path, pairs: Path, format: Format | None, 
     """
     snapshot = Path(spec.snapshot)
     try:
-        digest = write_snapshot(snapshot, intake.rows(read(pairs, format)))
+        digest = write_snapshot(snapshot, intake.rows(read(pairs, format, intake.on_format)))
         intake.require_enough(spec.objective)
         known = {"model": str(model), "fingerprints": fingerprints(model), "pair_digest": digest}
         yield spec.model_copy(update=known)

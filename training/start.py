@@ -15,6 +15,7 @@ from training.errors import TrainingError
 from training.examples import Examples, RoundExamples, load_examples
 from training.fingerprints import require_same
 from training.layout import Choice, choose_layout
+from training.memory import has_room_for_merged
 from training.objective import parse
 from training.pairs import Tokenizer
 from training.plan import Plan, Sizes, make_plan
@@ -66,6 +67,8 @@ def load_start(spec: RoundSpec, world: World) -> Start:
     error = None
     if some and spec.dtype == "auto" and not spec.shard_base and bfloat16_is_faster(world.device):
         error = to_bfloat16(policy, some)
+    if not spec.shard_base and has_room_for_merged(policy):
+        policy.keep_merged()
     return Start(policy, examples, choice, error)
 
 

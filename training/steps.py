@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.contracts import RoundSpec, StepMetrics
 from training.errors import NotFinite
-from training.lanes import ONE_LANE, Lanes
+from training.lanes import ONE_LANE, Lanes, share_out
 from training.metrics import Facts, History, Loss, Scale, facts, preference_metrics
 from training.pairs import Example
 from training.plan import MicroBatch, Plan, Step
@@ -106,6 +106,7 @@ class Descent:
 
     def gradients(self, step: Step) -> Outcome:
         """Leaves the gradient of the step's mean loss in the parameters, summed over all workers."""
+        self._policy.merge()
         members = step.members
         place = {example: row for row, example in enumerate(members)}
         known = facts(
@@ -116,24 +117,21 @@ class Descent:
         logprobs = torch.zeros_like(reference)
         counts = torch.zeros(4, dtype=torch.float64, device=self._policy.device)
 
-        def compute(share: tuple[MicroBatch, bool]) -> tuple[Tensor, tuple[Tensor, ...], Rows]:
-            batch, real = share
+        def compute(step: Step, batch: MicroBatch) -> tuple[Tensor, tuple[Tensor, ...], Rows]:
             rows, of_batch = self._rows(batch, step), [place[i] for i in batch]
             ours = self._policy.logprobs(rows)
-            loss = self._loss(ours, reference[of_batch], known.at(of_batch), scale) * float(real)
+            loss = self._loss(ours, reference[of_batch], known.at(of_batch), scale)
             return ours.detach(), torch.autograd.grad(loss, self._policy.trainable, materialize_grads=True), rows
 
         self.optimizer.zero_grad()
-        shares = list(self._world.share(step.micro_batches))
-        for (batch, real), (ours, gradients, rows) in zip(shares, self._lanes.map(compute, shares), strict=True):
+        for batch, (ours, gradients, rows) in share_out([step], compute, self._world, self._lanes):
             for parameter, gradient in zip(self._policy.trainable, gradients, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            if real:
-                logprobs[[place[i] for i in batch]] = ours
-                counts += torch.tensor(
-                    [rows.tokens, rows.input_ids.numel(), rows.unshared_tokens, len(rows.targets)],
-                    dtype=torch.float64, device=counts.device,
-                )  # fmt: skip
+            logprobs[[place[i] for i in batch]] = ours
+            counts += torch.tensor(
+                [rows.tokens, rows.input_ids.numel(), rows.unshared_tokens, len(rows.targets)],
+                dtype=torch.float64, device=counts.device,
+            )  # fmt: skip
         self._sum_gradients()
         totals = (int(count) for count in self._world.sum(counts).tolist())
         return Outcome(self._world.sum(logprobs), reference, known, scale, *totals)
@@ -147,23 +145,24 @@ class Descent:
         A third branch of the same rows, and the same kernels: before the first update it equals the reference.
         """
 
-        def compute(share: tuple[MicroBatch, bool]) -> Tensor:
+        def compute(step: Step, batch: MicroBatch) -> Tensor:
             with torch.no_grad():
-                return self._policy.logprobs(self._rows(share[0], step))
+                return self._policy.logprobs(self._rows(batch, step))
 
         logprobs = torch.zeros(len(place), 2, 2, dtype=torch.float64, device=self._policy.device)
-        shares = list(self._world.share(step.micro_batches))
-        for (batch, real), found in zip(shares, self._lanes.map(compute, shares), strict=True):
-            if real:
-                logprobs[[place[i] for i in batch]] = found
+        for batch, found in share_out([step], compute, self._world, self._lanes):
+            logprobs[[place[i] for i in batch]] = found
         return self._world.sum(logprobs)
 
     def _sum_gradients(self) -> None:
         if self._world.size == 1:
             return
-        gradients = [parameter.grad for parameter in self._policy.trainable if parameter.grad is not None]
+        # a worker that shares others' company alone has none
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._policy.trainable]
         total = self._world.sum(torch.nn.utils.parameters_to_vector(gradients))
         torch.nn.utils.vector_to_parameters(total, gradients)
+        for parameter, gradient in zip(self._policy.trainable, gradients, strict=True):
+            parameter.grad = gradient
 
     def _check_reference(self, outcome: Outcome, loss: float) -> None:
         """Invariant 1, with the first step's log-probs in hand."""

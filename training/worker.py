@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 
 from training.contracts import Progress, RoundSpec
-from training.process import settle
+from training.process import importing, settle
+
+if TYPE_CHECKING:
+    import torch
 
 PROGRESS = "progress"  # the one key of a reported metrics dictionary
 
@@ -27,18 +30,27 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train logs every report through the root logger
     if not spec.use_gpu:
         os.nice(_NICENESS)
-    settle(threads(os.cpu_count() or 1), on_gpu=spec.use_gpu)
+    with importing():
+        settle(threads(os.cpu_count() or 1), on_gpu=spec.use_gpu)
 
-    from ray.train.torch import get_device
-
-    from training.assess import assess
-    from training.learn import learn
-    from training.world import World
+        from training.assess import assess
+        from training.learn import learn
+        from training.world import World
 
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    world = World(context.get_world_rank(), context.get_world_size(), _device(spec.use_gpu))
     act = learn if spec.candidate is None else assess
     return act(spec, Reports(ray.train.report), world).model_dump(mode="json")
+
+
+def _device(use_gpu: bool) -> torch.device:
+    import torch
+
+    if not use_gpu:
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    return get_device()
 
 
 def threads(cpus: int) -> int:

@@ -1,16 +1,34 @@
-"""Who calls, and may they? Keys in `Authorization: Bearer ...`, two roles, deny by default."""
+"""Who calls, and may they? Keys in `Authorization: Bearer ...`, two roles, deny by default.
+
+Where votes are taken, a token of `service/tokens.py` does in a key's place; nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from fastapi import Request
 
 from service.contracts import Key, Role
 from service.errors import Forbidden, Unauthenticated
 from service.store.keys import Keys
+from service.tokens import Grant, Tokens, looks_like_token
+from service.votes import FeedbackBody
 
 Guard = Callable[[Request], Awaitable[Key]]
+
+
+@dataclass(frozen=True)
+class Voter:
+    """An app with its key, or a web page with a token that the app has asked for."""
+
+    app: str
+    grant: Grant | None = None  # None: all that the app may
+
+    def admit(self, body: FeedbackBody) -> FeedbackBody:
+        """The vote as it is to be recorded. Raises `Forbidden` for what the token does not grant."""
+        return body if self.grant is None else self.grant.admit(body)
 
 
 class Doorman:
@@ -36,6 +54,19 @@ class Doorman:
                     code="insufficient_role",
                 )
             return key
+
+        return guard
+
+    def voter(self, tokens: Tokens) -> Callable[[Request], Awaitable[Voter]]:
+        """Also where everybody may do everything: a page behaves there as it will behave with keys."""
+        key_of = self.allow(Role.APP)
+
+        async def guard(request: Request) -> Voter:
+            presented = _presented(request)
+            if looks_like_token(presented):
+                grant = await tokens.open(presented)
+                return Voter(grant.app, grant)
+            return Voter((await key_of(request)).app)
 
         return guard
 

@@ -1,4 +1,7 @@
-"""`POST /v1/chat/completions` and `GET /v1/models`: OpenAI's chat, answered by the replica in this process."""
+"""`POST /v1/chat/completions` and `GET /v1/models`: OpenAI's chat, answered by the replica in this process.
+
+An answer whose record is not known to be durable says that it cannot be rated; a stream says so in its last chunk.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ def chat_routes(replica: Replica, doorman: Doorman) -> APIRouter:
         answer = await replica.chat(body, Caller(app=key.app))
         headers = {"x-policy-version": answer.adapter, "x-completion-id": answer.completion_id}
         if answer.stream is None:
+            if not answer.rateable:
+                headers["x-heliotrope-rateable"] = "false"
             return JSONResponse(answer.body, headers=headers)
         return StreamingResponse(answer.stream, media_type="text/event-stream", headers=headers)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from service.api.limits import BodyLimit
 from service.errors import TYPE_OF_STATUS, BadRequest, HeliotropeError, error_body, from_faults
@@ -20,9 +21,18 @@ log = logging.getLogger(__name__)
 FINAL = {"x-should-retry": "false"}  # the openai client retries 408, 409, 429 and 5xx unless told not to
 
 
-def application(title: str, *, max_body_bytes: int, larger: Mapping[str, int] | None = None) -> FastAPI:
-    """An empty application whose every error has OpenAI's shape. `larger`: paths that take larger bodies."""
-    app = FastAPI(title=title, docs_url=None, redoc_url=None, openapi_url=None)
+def application(
+    title: str,
+    *,
+    max_body_bytes: int,
+    larger: Mapping[str, int] | None = None,
+    outermost: Callable[[ASGIApp], ASGIApp] = lambda app: app,
+) -> FastAPI:
+    """An empty application whose every error has OpenAI's shape.
+
+    `larger`: paths that take larger bodies; `outermost` goes around everything, the answer to an unexpected error too.
+    """
+    app = _Application(outermost, title=title, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes, larger=larger or {})
     app.add_exception_handler(HeliotropeError, _ours)
     app.add_exception_handler(RequestRefused, _refused)
@@ -31,6 +41,15 @@ def application(title: str, *, max_body_bytes: int, larger: Mapping[str, int] | 
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
     return app
+
+
+class _Application(FastAPI):
+    def __init__(self, outermost: Callable[[ASGIApp], ASGIApp], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._outermost = outermost
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return self._outermost(super().build_middleware_stack())
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:

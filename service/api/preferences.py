@@ -1,74 +1,82 @@
-"""`/ops/preferences`: every vote with what became of it, and the import of pairs from outside."""
+"""`/ops/preferences`: every vote with what became of it. `/ops/quarantine`: what is held back, and the word on it."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 
-from service import imports
 from service.api.auth import Doorman
-from service.collecting import Collector
 from service.contracts import Key, Role
-from service.errors import BadRequest
-from service.pairs import LeftOut
+from service.curation import held
+from service.curation.held import Held
+from service.overview import Overview
+from service.pairs import LeftOut, Source
+from service.store.fates import Status, Wanted
 from service.store.store import Store
 from service.tuning import Objective
-from service.votes import Vote
 
-FAULTS_SHOWN = 100
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[int | None, Query(ge=0)]
 
 
-def preference_routes(collector: Collector, store: Store, doorman: Doorman) -> APIRouter:
-    router = APIRouter(prefix="/ops/preferences")
+class DecisionBody(BaseModel):
+    """`POST /ops/quarantine/{id}/release` and `.../drop`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+def preference_routes(overview: Overview, store: Store, doorman: Doorman) -> APIRouter:
+    router = APIRouter(prefix="/ops")
     operator = Depends(doorman.allow(Role.OPERATOR))
 
-    @router.get("")
+    @router.get("/preferences")
     async def show(
         key: Key = operator,
-        status: Literal["paired", "thumb", "left_out"] | None = None,
+        status: Status | None = None,
         reason: LeftOut | None = None,
         objective: Objective | None = None,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+        app: str | None = None,
+        user: str | None = None,
+        tag: str | None = None,
+        source: Source | None = None,
+        limit: Limit = 100,
+        after: After = None,
+        wait: bool = False,
     ) -> dict[str, Any]:
-        found = await collector.look(objective)
-        left_out, thumbs = found.left_out, {seq for pair in found.pairs if pair.is_thumb for seq in pair.votes}
+        """The sums, and votes, the newest first; `next` is the `after` of the page that follows.
 
-        def became(vote: Vote) -> str:
-            return "left_out" if vote.seq in left_out else "thumb" if vote.seq in thumbs else "paired"
+        With `wait` the answer comes when it is up to date, however long that takes.
+        """
+        if wait:
+            await overview.bring_up_to_date()
+        view = await overview.read(objective)
+        wanted = Wanted(status, reason, app, user, tag, source)
+        thumbs = overview.learns_from_thumbs(objective)
+        votes = await store.fates.page(wanted, thumbs=thumbs, limit=limit, after=after)
+        following = votes[-1]["seq"] if len(votes) == limit else None
+        return {"funnel": view.funnel, "up_to_date": view.up_to_date, "votes": votes, "next": following}
 
-        shown = [
-            {
-                "completion_id": vote.completion_id,
-                "choice_index": vote.choice_index,
-                "rating": vote.rating,
-                "app": vote.app,
-                "adapter": vote.adapter,
-                "status": became(vote),
-                "reason": left_out.get(vote.seq),
-            }
-            for vote in found.votes
-            if (reason is None or left_out.get(vote.seq) == reason) and (status is None or status == became(vote))
-        ]
-        return {"funnel": found.funnel, "votes": shown[:limit]}
+    @router.get("/quarantine")
+    async def list_held(
+        key: Key = operator, status: held.Status | None = None, limit: Limit = 100, after: After = None
+    ) -> dict[str, Any]:
+        items = await store.quarantine.list(status, limit, after)
+        return {"data": items, "next": items[-1].id if len(items) == limit else None}
 
-    @router.post("/import")
-    async def import_pairs(request: Request, key: Key = operator, skip_bad: bool = False) -> Response:
-        pairs, faults = await asyncio.to_thread(imports.parse, (await request.body()).split(b"\n"))
-        shown = [{"line": f.line, "field": f.field, "reason": f.reason} for f in faults[:FAULTS_SHOWN]]
-        if faults and not skip_bad:
-            refusal = BadRequest(
-                f"{len(faults)} of {len(pairs) + len(faults)} lines are not valid pairs; nothing was imported. "
-                "Mend them, or import the rest with skip_bad.",
-                code="invalid_lines",
-            )
-            return JSONResponse(refusal.body() | {"faults": shown}, refusal.status)
-        added = await store.preferences.add_imported(pairs)
-        await store.audit.write(
-            who=key.app, action="import", subject="preferences", detail={"added": added, "skipped": len(faults)}
-        )
-        return JSONResponse({"added": added, "known": len(pairs) - added, "faults": shown})
+    async def decide(id: int, status: Literal["released", "dropped"], key: Key, body: DecisionBody | None) -> Held:
+        reason = None if body is None else body.reason
+        return await store.quarantine.decide(id, status, who=key.app, reason=reason)
+
+    @router.post("/quarantine/{id}/release")
+    async def release(id: int, key: Key = operator, body: DecisionBody | None = None) -> Held:
+        return await decide(id, "released", key, body)
+
+    @router.post("/quarantine/{id}/drop")
+    async def drop(id: int, key: Key = operator, body: DecisionBody | None = None) -> Held:
+        return await decide(id, "dropped", key, body)
 
     return router

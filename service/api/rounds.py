@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from service.api.auth import Doorman
 from service.collecting import missing
 from service.contracts import Key, Role, Round, RoundBody
+from service.inspecting import Inspector
 from service.rounds import Rounds
 from service.settings import TrainingSettings
 from service.store.store import Store
@@ -19,7 +20,9 @@ from service.store.store import Store
 EVENT_POLL_SECONDS = 0.25
 
 
-def round_routes(rounds: Rounds, store: Store, defaults: TrainingSettings, doorman: Doorman) -> APIRouter:
+def round_routes(
+    rounds: Rounds, inspector: Inspector, store: Store, defaults: TrainingSettings, doorman: Doorman
+) -> APIRouter:
     router = APIRouter(prefix="/ops/rounds")
     operator = Depends(doorman.allow(Role.OPERATOR))
 
@@ -32,10 +35,11 @@ def round_routes(rounds: Rounds, store: Store, defaults: TrainingSettings, doorm
         body = body or RoundBody()
         if body.dry_run:
             objective, needed = body.objective or defaults.objective, body.min_pairs or defaults.min_pairs
-            funnel = await rounds.preview(objective)
-            enough = missing(funnel, objective, needed) is None
+            report = await inspector.report(objective, needed)
+            enough = missing(report.funnel, objective, needed) is None
             answer = {"dry_run": True, "enough": enough, "objective": objective, "min_pairs": needed}
-            return JSONResponse(answer | {"funnel": funnel.model_dump(mode="json")})
+            dumped = report.model_dump(mode="json")
+            return JSONResponse(answer | {"funnel": dumped["funnel"], "report": dumped})
         round, created = await rounds.start(body, who=key.app, idempotency_key=idempotency_key)
         return JSONResponse(round.model_dump(mode="json"), 202 if created else 200)
 

@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service.cli import adapters, keys, rounds
+from service.cli import adapters, keeping, keys, preferences, quarantine, rounds
 from service.cli.adapters import promote, rollback
 from service.cli.chat import chat
+from service.cli.exchange import export, import_file
 from service.cli.node import demo, doctor, down, up
-from service.cli.preferences import import_pairs, preferences
 from service.cli.remote import Session, report
 from service.cli.status import audit, status
 from service.errors import HeliotropeError
+from training.formats import SHAPES_LISTED
 
 ANYWHERE = ("--url", "--state", "--config")
 OURS = frozenset({"service", "serving", "training"})
@@ -107,11 +108,15 @@ for command in (up, down, status, chat):
     app.command()(command)
 app.add_typer(rounds.app, name="round")
 app.add_typer(adapters.app, name="adapters")
-for command in (promote, rollback, preferences):
+for command in (promote, rollback):
     app.command()(command)
-app.command("import")(import_pairs)
+app.add_typer(preferences.app, name="preferences")
+app.add_typer(quarantine.app, name="quarantine")
+app.command("import", epilog=SHAPES_LISTED)(import_file)
+app.command()(export)
 app.add_typer(keys.app, name="keys")
-for command in (audit, demo, doctor):
+app.add_typer(keeping.users, name="users")
+for command in (keeping.backup, keeping.restore, audit, demo, doctor):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""`preferences` and `import`: the funnel from votes to pairs, and pairs from a file."""
+"""`preferences`: the funnel from votes to pairs."""
 
 from __future__ import annotations
 
@@ -6,54 +6,76 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service import terminal
+from service.cli.data_report import report
 from service.cli.remote import Json, connect
-from service.client import Refused
-from service.terminal import stack, table
+from service.terminal import dim, moment, stack, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 REASONS = {  # LeftOut in plain words
-    "already_learned": "its answer is in a pair of an earlier round",
+    "already_learned": "it is in a pair of an earlier round",
     "no_partner": "no opposite vote on another answer to the same prompt",
-    "contradicted": "as many or more votes say the opposite of the very same answer",
+    "contradicted": "as many or more votes say the opposite",
     "not_stored": "the request said that nothing is to be stored",
+    "redacted": "the text was redacted, so its tokens were not kept",
     "truncated": "the answer ran into its token limit",
+    "failed": "the answer broke off",
     "empty": "the answer has no text",
+    "unchanged": "both answers are the same",
+    "tie": "it says that neither answer is better",
+    "counted_once": "another vote of the same user on the same completion counts already",
+    "personal": "a conversation: its opposite comes from a user who saw another one",
+    "quarantined": "held back until you decide: `heliotrope quarantine list`",
+    "dropped": "dropped from quarantine by an operator",
+    "duplicate": "another pair has the same prompt and answers",
+    "near_duplicate": "another pair says nearly the same words",
+    "dictated": "the prompt itself holds the answer that was chosen",
+    "too_old": "older than preferences.max_age_days",
+    "stale_adapter": "more adapters were promoted since than preferences.max_adapters_behind",
+    "user_cap": "its user has preferences.max_pairs_per_user pairs already",
+    "user_day_cap": "its user has preferences.max_pairs_per_user_per_day pairs of that day already",
+    "app_cap": "its app has preferences.max_share_per_app of the pairs already",
+    "prompt_cap": "its prompt has preferences.max_pairs_per_prompt pairs already",
+    "length_balance": "enough pairs prefer the longer answer already (preferences.max_longer_share)",
 }
 
+app = typer.Typer(help="The funnel from votes to new pairs; and the report on what a round would learn from.")
+app.command("report")(report)
 
+
+@app.callback(invoke_without_command=True)
 def preferences(
     context: typer.Context,
     status: Annotated[str | None, typer.Option(help="List the votes that are 'paired', 'thumb' or 'left_out'.")] = None,
     reason: Annotated[str | None, typer.Option(help="List the votes left out for this reason.")] = None,
     objective: Annotated[str | None, typer.Option(help="As a round of this objective would see them.")] = None,
+    of_app: Annotated[str | None, typer.Option("--app", help="List the votes of this app.")] = None,
+    user: Annotated[str | None, typer.Option(help="List the votes of this user.")] = None,
+    tag: Annotated[str | None, typer.Option(help="List the votes with this tag.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="List the votes in pairs of this source, such as 'side_by_side'.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=1000, help="List so many votes, the newest first.")] = None,
+    after: Annotated[int | None, typer.Option(min=0, help="List what follows this vote.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every vote cast so far is in it.")] = False,
     as_json: Json = False,
 ) -> None:
     """From votes to new pairs, with the reason for every vote left out."""
+    if context.invoked_subcommand is not None:
+        return
     remote = connect(context, as_json)
-    answer = remote.client.get("/ops/preferences", status=status, reason=reason, objective=objective)
-    listed = status is not None or reason is not None
-    remote.show(answer, lambda data: stack(funnel(data["funnel"]), _votes(data["votes"]) if listed else None))
+    page = {"limit": None if limit is None else str(limit), "after": None if after is None else str(after)}
+    filters = {"status": status, "reason": reason, "app": of_app, "user": user, "tag": tag, "source": source}
+    waiting = "true" if wait else None
+    answer = remote.client.get("/ops/preferences", objective=objective, **filters, **page, wait=waiting)
+    listed = any(value is not None for value in (*filters.values(), *page.values()))
+    remote.show(answer, lambda data: stack(_sums(data), _votes(data) if listed else None))
 
 
-def import_pairs(
-    context: typer.Context,
-    file: Annotated[typer.FileBinaryRead, typer.Argument(help="Lines of {prompt, chosen, rejected}; '-' reads stdin.")],
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Import the good lines when some are not.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Import preference pairs: TRL's JSON lines, with strings or lists of messages."""
-    remote = connect(context, as_json)
-    query = "true" if skip_bad else None
-    try:
-        answer = remote.client.upload("/ops/preferences/import", file.read(), skip_bad=query)
-    except Refused as refusal:
-        if not as_json and refusal.answer.get("faults"):
-            terminal.console(stderr=True).print(_faults(refusal.answer["faults"]))
-        raise
-    remote.show(answer, _imported)
+def _sums(data: dict[str, Any]) -> RenderableType:
+    behind = None if data["up_to_date"] else dim("votes of the last moments are not in it yet; --wait waits for them")
+    return stack(funnel(data["funnel"]), behind)
 
 
 def funnel(data: dict[str, Any]) -> RenderableType:
@@ -77,17 +99,23 @@ def new_pairs(data: dict[str, Any]) -> str:
     return f"{voted + imported} ({voted} from votes, {imported} imported){thumbs}{replayed}"
 
 
-def _votes(votes: list[dict[str, Any]]) -> RenderableType:
-    headers = ("completion_id", "choice_index", "rating", "app", "adapter", "status", "reason")
-    return table(headers, ([vote[name] for name in headers] for vote in votes))
+def _votes(data: dict[str, Any]) -> RenderableType:
+    headers = (
+        *("seq", "voted", "app", "user", "kind", "says", "completion_id", "choice_index", "adapter", "status"),
+        *("reason", "source"),
+    )
+    rows = (
+        {**vote, "voted": moment(vote["created_at"]), "user": vote["user"] or None, "says": _says(vote)}
+        for vote in data["votes"]
+    )
+    made = table(headers, ([row[name] for name in headers] for row in rows))
+    following = None if data["next"] is None else dim(f"more: --after {data['next']}")
+    return stack(made, following)
 
 
-def _imported(data: dict[str, Any]) -> RenderableType:
-    said = f"{data['added']} pairs added, {data['known']} were known already"
-    faults = data["faults"]
-    return stack(said, _faults(faults)) if faults else said
-
-
-def _faults(faults: list[dict[str, Any]]) -> RenderableType:
-    rows = ((fault["line"], fault["field"], fault["reason"]) for fault in faults)
-    return table(("line", "field", "reason"), rows, wrap=("reason",))
+def _says(vote: dict[str, Any]) -> str:
+    """A rating, what the choice is preferred to, or that there is a correction."""
+    if vote["kind"] == "comparison":
+        relation = "as good as" if vote["tie"] else "rather than"
+        return f"{relation} {vote['rival_completion_id']}/{vote['rival_choice_index']}"
+    return vote["rating"] or vote["kind"]

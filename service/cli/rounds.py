@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.data_report import findings
 from service.cli.preferences import funnel
 from service.cli.remote import Json, Remote, connect
 from service.measured import measured
@@ -94,7 +95,8 @@ def started(data: dict[str, Any]) -> str:
 
 def _dry_run(data: dict[str, Any]) -> RenderableType:
     verb = "would learn from these" if data["enough"] else "would do nothing"
-    return stack(funnel(data["funnel"]), f"A round {verb}: at least {data['min_pairs']} new pairs are needed.")
+    needed = f"A round {verb}: at least {data['min_pairs']} new pairs are needed."
+    return stack(findings(data["report"]), funnel(data["funnel"]), needed)
 
 
 def _candidate(data: dict[str, Any]) -> str:

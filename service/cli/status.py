@@ -39,7 +39,7 @@ def _status(data: dict[str, Any]) -> RenderableType:
             "new pairs": new_pairs(data["funnel"]),
         }),
         table(
-            ("replica", "answers", "generation", "loaded", "in flight", "trouble"),
+            ("replica", "answers", "generation", "loaded", "in flight", "unlogged", "trouble"),
             (
                 (
                     replica["replica"],
@@ -47,6 +47,7 @@ def _status(data: dict[str, Any]) -> RenderableType:
                     replica["generation"],
                     ", ".join(replica["loaded"]) or None,
                     sum(replica["in_flight"].values()),
+                    replica["unlogged"] or None,  # answers that could not be recorded
                     replica["error"],
                 )
                 for replica in data["replicas"]

@@ -22,7 +22,9 @@ class PreferenceSettings(Section):
     )
     max_pairs_per_user_per_day: int = Field(default=50, ge=1, description="by the day (UTC) of their latest vote")
     max_pairs_per_prompt: int = Field(default=16, ge=1, description="in one round")
-    max_share_per_app: float = Field(default=1.0, gt=0, le=1, description="of a round's pairs from votes")
+    max_share_per_app: float = Field(
+        default=1.0, gt=0, le=1, description="of the pairs from votes that every other guard lets through"
+    )
     near_duplicate: float = Field(
         default=0.9, gt=0, le=1, description="likeness from which two pairs count as one; 1: only the very same"
     )
@@ -45,14 +47,17 @@ class QuarantineSettings(Section):
     """Votes are held back when they come in a way that people do not vote in."""
 
     enabled: bool = True
-    burst_votes: int = Field(default=120, ge=2, description="of one user within burst_minutes")
+    burst_votes: int = Field(default=200, ge=2, description="of one user within burst_minutes")
     burst_minutes: float = Field(default=10.0, gt=0)
     flips: int = Field(default=6, ge=2, description="changes of mind of one user about one and the same answer")
-    dominance_votes: int = Field(default=200, ge=2, description="new votes from which shares are looked at")
-    user_share: float = Field(default=0.5, gt=0, le=1, description="of an app's new votes that one user may have")
+    recent_votes: int = Field(
+        default=2000, ge=1, description="latest votes of an app, of at most a day, among which shares are taken"
+    )
+    dominance_votes: int = Field(default=200, ge=2, description="of them, from which shares of users are looked at")
+    user_share: float = Field(default=0.25, gt=0, le=1, description="of an app's recent votes that one user may have")
     phrase_share: float = Field(
-        default=0.3, gt=0, le=1, description="of one user's liked answers that may share a phrase which others' lack"
+        default=0.4, gt=0, le=1, description="of one user's liked answers that may share a phrase which others' lack"
     )
     phrase_votes: int = Field(
-        default=10, ge=2, description="answers liked by one user from which phrases are looked at"
+        default=20, ge=2, description="answers liked by one user from which phrases are looked at"
     )

@@ -32,7 +32,7 @@ from service.watch import watch
 from training.corpus import held_out, unsafe, voted
 
 SEED = 7
-USERS = 24
+USERS = 240  # so many that nobody votes more often than the default caps let count
 QUESTIONS_PER_ROUND = 240
 ANSWERS_PER_QUESTION = 6
 JUDGED_ANSWERS = 3  # sampled answers a held-out question, from the policy and from the base
@@ -143,7 +143,7 @@ class Story:
             (
                 answer,
                 taste.rates_up(answer.question, answer.text, self._dice),
-                f"user-{self._dice.randrange(USERS):02d}",
+                f"user-{self._dice.randrange(USERS):03d}",
             )
             for answer in answers
         ]
@@ -214,7 +214,8 @@ class Story:
         console.print(table)
 
     def _show_funnel(self) -> None:
-        funnel = Funnel.model_validate(self._operator.get("/ops/preferences", limit="1").data["funnel"])
+        shown = self._operator.get("/ops/preferences", limit="1", wait="true")  # with every vote that was acknowledged
+        funnel = Funnel.model_validate(shown.data["funnel"])
         table = Table(title="from votes to pairs", title_justify="left", box=None, pad_edge=False)
         table.add_column("")
         table.add_column("votes", justify="right")

@@ -1,82 +1,72 @@
-"""The log of answered requests: what was asked, which adapter answered, and the token ids of both."""
+"""The log of answered requests: what was asked, which adapter answered, and the token ids of both.
+
+The last byte of every answer waits for its record (invariant 4). So the records of all requests that end at the same
+time go in one statement, which is one transaction, one round trip and one wait for the disk.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import re
-import struct
+import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import insert
-from sqlalchemy.dialects.postgresql import insert as upsert
-
+from service.keeping.redaction import KEEP_ALL, Redactor
+from service.store.completion_rows import completion_row, prompt_digest
+from service.store.group_commit import GroupCommit
 from service.store.sessions import Sessions
-from service.store.tables import choices, completions
-from serving.contracts import Choice, Completion
+from serving.contracts import Completion
 
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # PostgreSQL's text holds neither NUL nor half a surrogate pair
+__all__ = ["Completions", "prompt_digest"]
+
+MOST_AT_ONCE = 64  # records in a statement
+
+_RECORD = """
+WITH given AS (
+    SELECT * FROM json_to_recordset(CAST(%(rows)s AS json)) AS given (
+        id text, app text, adapter text, model text, "user" text, metadata jsonb, messages jsonb, sampling jsonb,
+        tokenizer_fingerprint text, prompt_digest text, prompt_token_ids integer[], single_turn boolean,
+        redacted boolean, created_at timestamptz, choices json)
+), recorded AS (
+    INSERT INTO completions (
+        id, app, adapter, model, "user", metadata, messages, sampling, tokenizer_fingerprint, prompt_digest,
+        prompt_token_ids, single_turn, redacted, created_at)
+    SELECT
+        id, app, adapter, model, "user", metadata, messages, sampling, tokenizer_fingerprint,
+        prompt_digest, prompt_token_ids, single_turn, redacted, created_at
+    FROM given
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+)
+INSERT INTO choices (completion_id, choice_index, text, token_ids, finish_reason)
+SELECT recorded.id, choice.choice_index, choice.text, choice.token_ids, choice.finish_reason
+FROM recorded JOIN given USING (id), json_to_recordset(given.choices) AS choice (
+    choice_index integer, text text, token_ids integer[], finish_reason text)
+"""
 
 
 class Completions:
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Sessions, redact: Redactor = KEEP_ALL) -> None:
+        self._line = sessions.line()
+        self._redact = redact
+        self._records: GroupCommit[dict[str, Any], None] = GroupCommit(self._write, most=MOST_AT_ONCE)
 
     async def record(self, completion: Completion) -> None:
         """Durable when it returns. `store=False` keeps the messages, the texts and the token ids out.
 
-        Recording the same id again changes nothing, so a caller that lost the connection may simply retry.
+        Recording the same id again changes nothing, so a caller that lost the connection may simply retry. Raises
+        `Unavailable` when it may not be kept; that it was kept all the same can then not be ruled out.
         """
-        async with self._sessions.transaction() as connection:
-            recorded = await connection.execute(
-                upsert(completions)
-                .values(_completion_row(completion))
-                .on_conflict_do_nothing(index_elements=[completions.c.id])
-                .returning(completions.c.id)
-            )
-            if recorded.one_or_none() is not None:
-                rows = [_choice_row(completion, choice) for choice in completion.choices]
-                await connection.execute(insert(choices), rows)
+        if self._redact is KEEP_ALL:
+            row = completion_row(completion, self._redact)
+        else:  # a hook may take its time, and tokens of other requests are due
+            row = await asyncio.to_thread(completion_row, completion, self._redact)
+        await self._records.submit(row)
 
+    async def close(self) -> None:
+        await self._records.close()
+        await self._line.close()
 
-def prompt_digest(token_ids: Sequence[int]) -> str:
-    """sha256 hex over the rendered prompt's token ids as little-endian 32-bit unsigned integers."""
-    return hashlib.sha256(struct.pack(f"<{len(token_ids)}I", *token_ids)).hexdigest()
-
-
-def _completion_row(completion: Completion) -> dict[str, Any]:
-    return {
-        "id": completion.id,
-        "app": completion.app,
-        "adapter": completion.adapter,
-        "model": completion.model,
-        "user": _storable(completion.user),
-        "metadata": _storable(completion.metadata),
-        "messages": _storable(completion.messages) if completion.store else None,
-        "sampling": _storable(completion.sampling),
-        "tokenizer_fingerprint": completion.tokenizer_fingerprint,
-        "prompt_digest": prompt_digest(completion.prompt_token_ids),
-        "prompt_token_ids": list(completion.prompt_token_ids) if completion.store else None,
-        "created_at": completion.created_at,
-    }
-
-
-def _choice_row(completion: Completion, choice: Choice) -> dict[str, Any]:
-    return {
-        "completion_id": completion.id,
-        "choice_index": choice.index,
-        "text": _storable(choice.text) if completion.store else None,
-        "token_ids": list(choice.token_ids) if completion.store else None,
-        "finish_reason": choice.finish_reason,
-    }
-
-
-def _storable(value: Any) -> Any:
-    """Text as the database can hold it. The token ids stay exact, and they are what is trained on (invariant 2)."""
-    if isinstance(value, str):
-        return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", value)
-    if isinstance(value, dict):
-        return {_storable(key): _storable(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_storable(inner) for inner in value]
-    return value
+    async def _write(self, rows: Sequence[dict[str, Any]]) -> Sequence[None]:
+        await self._line.execute(_RECORD, {"rows": json.dumps(rows)})
+        return [None] * len(rows)

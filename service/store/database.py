@@ -14,15 +14,19 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, func, select
 
 from service.errors import Unavailable
-from service.store.sessions import CONNECT_TIMEOUT_SECONDS, connection_errors
+from service.store.sessions import CONNECT_TIMEOUT_SECONDS
 from service.store.tables import MIGRATE_LOCK
+from service.store.trouble import connection_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 DURABILITY_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")  # each must not be "off"
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, schema: str = "head") -> None:
     """Brings the database to the newest schema; of several processes that start at once, one does it.
+
+    An older `schema` is for going back to an older version of this program; what it cannot hold is lost, as each step
+    in `migrations/versions/` says, and "base" keeps nothing.
 
     Raises `Unavailable` when the database cannot be reached, is not durable, or is newer than this program.
     """
@@ -31,7 +35,7 @@ def migrate(url: str) -> None:
         with connection_errors(), engine.begin() as connection:
             check_durability(connection)
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATE_LOCK)))
-            _upgrade(connection)
+            _change(connection, schema)
     finally:
         engine.dispose()
 
@@ -51,16 +55,28 @@ def _user(connection: Connection) -> str:
     return connection.execute(select(func.current_user())).scalar_one()
 
 
-def _upgrade(connection: Connection) -> None:
+def known_schemas() -> set[str]:
+    """The schemas that this program can bring to its own."""
+    return {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _change(connection: Connection, schema: str) -> None:
+    """To a newer schema or back to an older one, as the database has another."""
+    config = _config()
     config.attributes["connection"] = connection
-    known = {step.revision for step in ScriptDirectory.from_config(config).walk_revisions()}
-    unknown = set(MigrationContext.configure(connection).get_current_heads()) - known
+    heads = MigrationContext.configure(connection).get_current_heads()
+    unknown = set(heads) - known_schemas()
     if unknown:
         raise Unavailable(
             f"The database has the schema '{min(unknown)}', which this version does not know: a newer one made it. "
             "Upgrade heliotrope, or name another database.",
             code="database_newer",
         )
-    command.upgrade(config, "head")
+    older = bool(heads) and (schema == "base" or schema < max(heads))  # schemas are numbered; "head" is behind them
+    (command.downgrade if older else command.upgrade)(config, schema)

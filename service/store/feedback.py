@@ -1,121 +1,160 @@
 """Votes as they came in. Every vote is a new row and none is ever changed, but for the mark that it was retracted.
 
-The effective vote of a user on a choice is the one with the highest `seq`; which pairs follow from the effective
-votes is `service/preferences.py`'s to say.
+The effective vote of a user on a target is the one with the highest `seq`; which pairs follow from the effective
+votes is `service/preferences.py`'s to say. Every write says in its own transaction which prompt is to be matched anew.
+
+Votes that arrive together are committed together: a commit waits for the disk, and the statements cost the same for
+one vote as for a hundred.
 """
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import json
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, func, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
 
-from service.digest import content_digest
-from service.errors import Conflict, NotFound
-from service.store.sessions import Sessions
-from service.store.tables import choices, completions, feedback
-from service.votes import FeedbackBody, FeedbackReceipt
+from service.errors import NotFound
+from service.keeping.redaction import KEEP_ALL, Redactor
+from service.store.group_commit import GroupCommit
+from service.store.sessions import Pipeline, Sessions
+from service.store.vote_rows import NO_USER, Answered, IncomingVote, Kept, Recorded, decide, incoming
+from service.tokens import Grant
+from service.votes import ChoiceKey, FeedbackBody, FeedbackReceipt
 
-RATING = "rating"  # the kind of a thumbs-up or thumbs-down
-NO_USER = ""  # what the column holds when the app named no user
+__all__ = ["NO_USER", "Feedback"]
+
+MOST_VOTES = 128  # in one transaction: each takes two locks, and PostgreSQL has some 6,000 for all processes
+
+# Votes on one target are written one after the other, so that the order of `seq` is the order of the commits; so are
+# votes with one feedback_id. Everybody takes the locks in the same order, so nobody waits in a circle.
+_LOCK = "SELECT count(pg_advisory_xact_lock(number)) FROM unnest(CAST(%(numbers)s AS bigint[])) AS number"
+
+# Locked against deletion, so that the votes below find what they refer to. What an erasure holds is passed over: no
+# other vote is to wait for it.
+_CHOICES = """
+    SELECT choices.completion_id, choices.choice_index, completions.app, completions.adapter, completions.prompt_digest
+    FROM unnest(CAST(%(completion_ids)s AS text[]), CAST(%(choice_indices)s AS integer[]))
+        AS wanted (completion_id, choice_index)
+    JOIN choices USING (completion_id, choice_index)
+    JOIN completions ON completions.id = choices.completion_id
+    FOR KEY SHARE OF choices SKIP LOCKED
+"""
+
+_EXISTING = """
+    SELECT completion_id, choice_index
+    FROM unnest(CAST(%(completion_ids)s AS text[]), CAST(%(choice_indices)s AS integer[]))
+        AS wanted (completion_id, choice_index)
+    JOIN choices USING (completion_id, choice_index)
+"""
+
+_KEPT = """
+    SELECT kept.app, kept.feedback_id, kept.body_sha256, NOT kept.retracted AND NOT EXISTS (
+        SELECT FROM feedback AS later
+        WHERE later.target = kept.target AND later."user" = kept."user" AND later.kind = kept.kind
+            AND later.app = kept.app AND later.seq > kept.seq
+    ) AS effective
+    FROM unnest(CAST(%(apps)s AS text[]), CAST(%(feedback_ids)s AS text[])) AS wanted (app, feedback_id)
+    JOIN feedback AS kept USING (app, feedback_id)
+"""
+
+# `seq` counts in the order of the array.
+_WRITE = """
+    WITH written AS (
+        INSERT INTO feedback (feedback_id, app, completion_id, choice_index, "user", kind, target, rating,
+            rival_completion_id, rival_choice_index, tie, correction, comment, tags, prompt_digest, body_sha256)
+        SELECT * FROM json_to_recordset(CAST(%(votes)s AS json)) AS vote (feedback_id text, app text, completion_id text,
+            choice_index integer, "user" text, kind text, target text, rating text, rival_completion_id text,
+            rival_choice_index integer, tie boolean, correction text, comment text, tags text[], prompt_digest text,
+            body_sha256 text)
+        RETURNING app, prompt_digest
+    )
+    INSERT INTO stale_prompts (app, prompt_digest) SELECT DISTINCT app, prompt_digest FROM written
+"""
+
+_RETRACT = text("""
+    WITH found AS (
+        SELECT seq FROM feedback
+        WHERE app = :app AND feedback_id = :feedback_id
+            AND (CAST(:completion_id AS text) IS NULL OR (completion_id = :completion_id AND "user" = :user))
+    ), retracted AS (
+        UPDATE feedback SET retracted = true FROM found WHERE feedback.seq = found.seq AND NOT retracted
+        RETURNING app, prompt_digest
+    ), stale AS (
+        INSERT INTO stale_prompts (app, prompt_digest) SELECT app, prompt_digest FROM retracted
+    )
+    SELECT count(*) FROM found
+""")
 
 
 class Feedback:
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, redact: Redactor = KEEP_ALL) -> None:
         self._sessions = sessions
+        self._redact = redact
+        self._votes: GroupCommit[IncomingVote, Recorded] = GroupCommit(self._write, most=MOST_VOTES)
 
     async def put(self, app: str, body: FeedbackBody) -> tuple[FeedbackReceipt, bool]:
         """Records a vote: its receipt, and whether it is new. Durable when it returns (invariant 4).
 
         A repeated `feedback_id` with the same body answers with the first receipt and False; with another body it
-        raises `Conflict`. Raises `NotFound` for a choice that this app was never given.
+        raises `Conflict`. Raises `NotFound` for a choice that this app was never given, `BadRequest` (code
+        `different_prompts`) for a comparison of answers to different prompts. After `Unavailable` the vote may be
+        recorded or not; sending it again is right in both cases.
         """
-        row = _row(app, body)
-        async with self._sessions.transaction() as connection:
-            adapter = (await connection.execute(_adapter_of(app, body))).scalar_one_or_none()
-            if adapter is None:
-                raise NotFound(
-                    f"This app has no completion '{body.completion_id}' with a choice {body.choice_index}.",
-                    param="completion_id",
-                    code="completion_not_found",
-                )
-            inserted = await connection.execute(
-                upsert(feedback)
-                .values(row)
-                .on_conflict_do_nothing(index_elements=[feedback.c.app, feedback.c.feedback_id])
-                .returning(feedback.c.seq)
-            )
-            created = inserted.one_or_none() is not None
-            effective = await _is_effective(connection, row)
-        return FeedbackReceipt(feedback_id=row["feedback_id"], adapter=adapter, effective=effective), created
+        if self._redact is KEEP_ALL:
+            vote = incoming(app, body, self._redact)
+        else:  # a hook may take its time, and other requests are due
+            vote = await asyncio.to_thread(incoming, app, body, self._redact)
+        return await self._votes.submit(vote)
 
-    async def retract(self, app: str, feedback_id: str) -> None:
+    async def retract(self, app: str, feedback_id: str, grant: Grant | None = None) -> None:
         """Takes a vote back; again changes nothing. An older vote of the same user does not come back.
 
-        Raises `NotFound` for a vote that this app never sent.
+        Raises `NotFound` for a vote that this app never sent, or that the grant, if there is one, does not cover.
         """
+        named = {"app": app, "feedback_id": feedback_id, "completion_id": None, "user": None}
+        if grant is not None:
+            named |= {"completion_id": grant.completion_id, "user": grant.user or NO_USER}
         async with self._sessions.transaction() as connection:
-            retracted = await connection.execute(
-                update(feedback)
-                .where(feedback.c.app == app, feedback.c.feedback_id == feedback_id)
-                .values(retracted=True)
-                .returning(feedback.c.seq)
-            )
-            if retracted.one_or_none() is None:
+            if (await connection.execute(_RETRACT, named)).scalar_one() == 0:
                 raise NotFound(
                     f"This app has sent no feedback '{feedback_id}'.", param="feedback_id", code="feedback_not_found"
                 )
 
+    async def close(self) -> None:
+        """Returns when every vote has its answer."""
+        await self._votes.close()
 
-def _row(app: str, body: FeedbackBody) -> dict[str, Any]:
-    return {
-        "feedback_id": body.feedback_id or f"fb_{secrets.token_hex(12)}",
-        "app": app,
-        "completion_id": body.completion_id,
-        "choice_index": body.choice_index,
-        "user": body.user or NO_USER,
-        "kind": RATING,
-        "rating": body.rating.value,
-        "comment": body.comment,
-        "tags": list(body.tags),
-        "body_sha256": content_digest(body.model_dump(mode="json", exclude={"feedback_id"})),
-    }
+    async def _write(self, votes: Sequence[IncomingVote]) -> Sequence[Recorded | Exception]:
+        """One transaction for all of them. What cannot be recorded is answered with its error and stops no other.
 
-
-def _adapter_of(app: str, body: FeedbackBody) -> Select[Any]:
-    """Who wrote the choice, if it exists and was given to this app."""
-    return (
-        select(completions.c.adapter)
-        .join(choices, choices.c.completion_id == completions.c.id)
-        .where(
-            completions.c.id == body.completion_id,
-            completions.c.app == app,
-            choices.c.choice_index == body.choice_index,
-        )
-    )
+        Two round trips: the statements up to the first answer, then the write with its commit.
+        """
+        async with self._sessions.pipeline() as connection:
+            await connection.execute(_LOCK, {"numbers": sorted({number for vote in votes for number in vote.locks()})})
+            wanted = {choice for vote in votes for choice in vote.choices}
+            found = await connection.execute(_CHOICES, _columns(wanted, "completion_ids", "choice_indices"))
+            chosen_by_clients = {vote.key for vote in votes if vote.body.feedback_id is not None}
+            recorded = await connection.execute(_KEPT, _columns(chosen_by_clients, "apps", "feedback_ids"))
+            choices = {(id, index): Answered(*rest) async for id, index, *rest in found}
+            kept = {(app, id): Kept(*rest) async for app, id, *rest in recorded}
+            held = await _held(connection, wanted - choices.keys())
+            answers, rows = decide(votes, choices, held, kept)
+            if rows:
+                await connection.execute(_WRITE, {"votes": json.dumps(rows)})
+        return answers
 
 
-async def _is_effective(connection: AsyncConnection, row: dict[str, Any]) -> bool:
-    """Whether the vote as it is kept is the last of its user on its choice, and not retracted.
+async def _held(connection: Pipeline, missing: set[ChoiceKey]) -> set[ChoiceKey]:
+    """Those that are there, but are being erased."""
+    if not missing:
+        return set()
+    found = await connection.execute(_EXISTING, _columns(missing, "completion_ids", "choice_indices"))
+    return {(id, index) async for id, index in found}
 
-    Raises `Conflict` when what is kept under this `feedback_id` is not what `row` says.
-    """
-    later = feedback.alias("later")
-    same_target = [later.c[name] == feedback.c[name] for name in ("completion_id", "choice_index", "user", "kind")]
-    last = select(func.max(later.c.seq)).where(and_(*same_target)).scalar_subquery()
-    found = await connection.execute(
-        select(feedback.c.body_sha256, feedback.c.retracted, (feedback.c.seq == last).label("is_last")).where(
-            feedback.c.app == row["app"], feedback.c.feedback_id == row["feedback_id"]
-        )
-    )
-    kept = found.one()
-    if kept.body_sha256 != row["body_sha256"]:
-        raise Conflict(
-            f"The feedback '{row['feedback_id']}' was already sent with another body. Use a new feedback_id.",
-            param="feedback_id",
-            code="idempotency_conflict",
-        )
-    return kept.is_last and not kept.retracted
+
+def _columns(pairs: set[tuple[str, Any]], first: str, second: str) -> dict[str, list[Any]]:
+    """As PostgreSQL's `unnest` takes rows: an array for each column."""
+    return {first: [pair[0] for pair in pairs], second: [pair[1] for pair in pairs]}

@@ -1,7 +1,8 @@
 """API keys: issued once in clear, kept only as digests.
 
 A key reads `hel_<role>_<id>_<secret>`. The id is public and finds the row; the secret is 256 random bits, so a plain
-sha256 is enough: there is nothing to guess that a slow hash would protect.
+sha256 is enough: there is nothing to guess that a slow hash would protect. What was verified a moment ago is not asked
+for again (`known_keys.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import secrets
 from sqlalchemy import func, insert, select, update
 
 from service.contracts import Key, Role
-from service.errors import NotFound
+from service.errors import NotFound, Unavailable
+from service.store.known_keys import KnownKeys
 from service.store.sessions import Sessions
 from service.store.tables import keys
 
@@ -25,8 +27,9 @@ _NO_DIGEST = "0" * 64  # compared with when the id is unknown, so that both case
 
 
 class Keys:
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, known: KnownKeys | None = None) -> None:
         self._sessions = sessions
+        self._known = known or KnownKeys()
 
     async def issue(self, role: Role, app: str) -> tuple[Key, str]:
         """A new key and its text, which can never be shown again."""
@@ -39,22 +42,40 @@ class Keys:
         return key, presented
 
     async def verify(self, presented: str) -> Key | None:
-        """Whose key this is; None when it is malformed, unknown or revoked. Digests compare in constant time."""
+        """Whose key this is; None when it is malformed, unknown or revoked. Digests compare in constant time.
+
+        While the store is away a key that was good before it went still is, for a while; of any other nobody can
+        say, which raises `Unavailable`.
+        """
         shape = _SHAPE.fullmatch(presented)
         if shape is None:
             return None
-        async with self._sessions.transaction() as connection:
-            found = await connection.execute(
-                select(keys).where(keys.c.id == shape.group(1), keys.c.revoked_at.is_(None))
-            )
+        digest = _digest(presented)
+        if (known := self._known.fresh(digest)) is not None:
+            return known
+        try:
+            key = await self._find(shape.group(1), digest)
+        except Unavailable:
+            if (known := self._known.without_store(digest)) is None:
+                raise
+            return known
+        self._known.learn(digest, key)
+        return key
+
+    async def _find(self, id: str, digest: str) -> Key | None:
+        async with self._sessions.statements() as connection:
+            found = await connection.execute(select(keys).where(keys.c.id == id, keys.c.revoked_at.is_(None)))
             row = found.one_or_none()
         kept = _NO_DIGEST if row is None else row.secret_sha256
-        if not hmac.compare_digest(_digest(presented), kept) or row is None:
+        if not hmac.compare_digest(digest, kept) or row is None:
             return None
         return Key(id=row.id, role=Role(row.role), app=row.app)
 
     async def revoke(self, id: str) -> None:
-        """From now on the key opens nothing; revoking it again changes nothing. Raises `NotFound`."""
+        """From now on the key opens nothing; revoking it again changes nothing. Raises `NotFound`.
+
+        Other processes may take it for good for `known_keys.FRESH_SECONDS` more.
+        """
         async with self._sessions.transaction() as connection:
             revoked = await connection.execute(
                 update(keys)
@@ -64,6 +85,7 @@ class Keys:
             )
             if revoked.one_or_none() is None:
                 raise NotFound(f"No key has the id '{id}'. List the keys to see which there are.", param="id")
+        self._known.forget(id)
 
     async def list(self) -> tuple[Key, ...]:
         """The keys that are valid, oldest first."""

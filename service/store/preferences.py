@@ -1,6 +1,7 @@
-"""What preferences are made from: the effective votes, the imported pairs, and what earlier rounds learned.
+"""What rounds are made from: the pairs that are open, what earlier rounds took, and the content of the pairs.
 
-Only reads and keeps; which pairs follow is `service/preferences.py`'s to say.
+Only reads and keeps; which pairs follow from votes is `service/preferences.py`'s to say, and which of them a round takes
+`service/curation/guards.py`'s.
 """
 
 from __future__ import annotations
@@ -8,22 +9,34 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Row, Select, Text, any_, literal, select
-from sqlalchemy.dialects.postgresql import distinct_on
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import any_, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.pairs import ImportedPair, Pair
+from service.pairs import ImportedPair, LeftOut, Pair
+from service.store import pairs as pair_rows
 from service.store import round_pairs
-from service.store.feedback import NO_USER
-from service.store.round_pairs import ChoiceKey
+from service.store.arrays import seqs, texts
 from service.store.sessions import Sessions
-from service.store.tables import choices, completions, feedback, imported_pairs
-from service.votes import Vote
+from service.store.tables import choices, completions, feedback, imported_pairs, vote_fates
+from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, NEW, TRAIN
 from training.snapshot import SnapshotRow
+
+READ_SECONDS = 300.0  # that reading all open pairs may take, or the content of a round's
+
+
+@dataclass(frozen=True)
+class Open:
+    """Everything that a round started now would choose from."""
+
+    now: datetime  # by the clock of the database
+    pairs: list[Pair]  # by id
+    left_out: dict[LeftOut, int]  # why votes are in none of them -> how many
+    counted: dict[tuple[str, date], int]  # (voter, UTC day) -> pairs that earlier rounds have used
 
 
 class _Served(NamedTuple):
@@ -35,38 +48,16 @@ class Preferences:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    async def effective_votes(self) -> list[Vote]:
-        """The last vote of each user on each choice, those retracted left out, in the order of `seq`."""
-        async with self._sessions.transaction() as connection:
-            return [_vote(row) for row in await connection.execute(_effective_votes())]
-
-    async def learned_choices(self) -> set[ChoiceKey]:
-        """The choices in pairs of rounds that ended with a verdict, or that may still do so."""
-        async with self._sessions.transaction() as connection:
-            return await round_pairs.learned_choices(connection)
+    async def open(self) -> Open:
+        """As one state, whatever is matched meanwhile."""
+        async with self._sessions.transaction(statement_seconds=READ_SECONDS) as connection:
+            await one_state(connection)
+            return await read_open(connection)
 
     async def trained_in(self, rounds: Sequence[int]) -> list[Pair]:
         """What the promoted ones of these rounds have trained on, by id; never what they held out."""
         async with self._sessions.transaction() as connection:
             return await round_pairs.trained(connection, rounds)
-
-    async def add_imported(self, pairs: Sequence[ImportedPair]) -> int:
-        """Keeps the pairs, all or none; those already there are left alone. How many were new."""
-        if not pairs:
-            return 0
-        rows = [
-            {"id": pair.id, "messages": list(pair.messages), "chosen": pair.chosen, "rejected": pair.rejected}
-            for pair in pairs
-        ]
-        statement = upsert(imported_pairs).on_conflict_do_nothing().returning(imported_pairs.c.id)
-        async with self._sessions.transaction() as connection:
-            return len((await connection.execute(statement, rows)).all())
-
-    async def imported_new(self) -> list[ImportedPair]:
-        """The imported pairs that no round has learned, nor may still, oldest first."""
-        statement = select(imported_pairs).where(~round_pairs.learned_import()).order_by(imported_pairs.c.seq)
-        async with self._sessions.transaction() as connection:
-            return [_imported_pair(row) for row in await connection.execute(statement)]
 
     async def snapshot_rows(
         self, pairs: Sequence[Pair], held_out: AbstractSet[str], origin: str = NEW
@@ -75,33 +66,36 @@ class Preferences:
 
         Raises `KeyError` when a pair names content that the store does not hold.
         """
-        async with self._sessions.transaction() as connection:
+        async with self._sessions.transaction(statement_seconds=READ_SECONDS) as connection:
             served = await _served(connection, pairs)
             imported = await _imported(connection, pairs)
+            corrections = await _corrections(connection, pairs)
         rows = []
         for pair in pairs:
-            content = _content_of_text(imported[pair.id]) if pair.origin == "import" else _served_content(pair, served)
+            if pair.app is None:
+                content = _content_of_text(imported[pair.id])
+            else:
+                content = _served_content(pair, served, corrections)
             split = HELD_OUT if pair.id in held_out else TRAIN
-            rows.append(SnapshotRow(pair.id, split, origin=origin, voter=pair.voter, **content))
+            rows.append(SnapshotRow(pair.id, split, origin=origin, voter=pair.voter, weight=pair.weight, **content))
         return rows
 
 
-def _effective_votes() -> Select[*tuple[Any, ...]]:
-    target = (feedback.c.completion_id, feedback.c.choice_index, feedback.c.user, feedback.c.kind)
-    last = select(feedback).ext(distinct_on(*target)).order_by(*target, feedback.c.seq.desc()).subquery("last")
-    same_choice = (choices.c.completion_id == last.c.completion_id) & (choices.c.choice_index == last.c.choice_index)
-    return (
-        select(
-            *(last.c.seq, last.c.app, last.c.user, last.c.completion_id, last.c.choice_index, last.c.rating),
-            *(completions.c.adapter, completions.c.prompt_digest),
-            *(choices.c.finish_reason, choices.c.text, choices.c.token_ids),
-        )
-        .join(completions, completions.c.id == last.c.completion_id)
-        .join(choices, same_choice)
-        # Asked of the last vote, not before it is chosen: else a retraction would bring an older vote back.
-        .where(~last.c.retracted)
-        .order_by(last.c.seq)
+async def one_state(connection: AsyncConnection) -> None:
+    """Every statement of the transaction that begins here sees the same."""
+    await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+
+
+async def read_open(connection: AsyncConnection) -> Open:
+    """In a transaction that sees one state."""
+    now = (await connection.execute(select(func.now()))).scalar_one()
+    pairs = await pair_rows.list_open(connection)
+    days = {pair.voted_at.astimezone(UTC).date() for pair in pairs if pair.voted_at is not None}
+    counts = await connection.execute(
+        select(vote_fates.c.reason, func.count()).where(vote_fates.c.reason.is_not(None)).group_by(vote_fates.c.reason)
     )
+    left_out = {LeftOut(reason): count for reason, count in counts}
+    return Open(now, pairs, left_out, await round_pairs.counted(connection, days))
 
 
 async def _served(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[ChoiceKey, _Served]:
@@ -110,7 +104,7 @@ async def _served(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[Ch
     found = await connection.execute(
         select(choices.c.completion_id, choices.c.choice_index, completions.c.prompt_token_ids, choices.c.token_ids)
         .join(completions, completions.c.id == choices.c.completion_id)
-        .where(choices.c.completion_id == any_(literal(sorted(ids), ARRAY(Text))))
+        .where(choices.c.completion_id == any_(texts(sorted(ids))))
     )
     return {
         (row.completion_id, row.choice_index): _Served(row.prompt_token_ids, row.token_ids)
@@ -119,35 +113,33 @@ async def _served(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[Ch
     }
 
 
-async def _imported(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[str, ImportedPair]:
-    ids = [pair.id for pair in pairs if pair.origin == "import"]
+async def _corrections(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[int, str]:
+    """seq -> the text of that vote."""
+    corrections = [pair.correction for pair in pairs if pair.correction is not None]
     found = await connection.execute(
-        select(imported_pairs).where(imported_pairs.c.id == any_(literal(ids, ARRAY(Text))))
+        select(feedback.c.seq, feedback.c.correction).where(feedback.c.seq == any_(seqs(corrections)))
     )
-    return {row.id: _imported_pair(row) for row in found}
+    return {row.seq: row.correction for row in found if row.correction is not None}
 
 
-def _served_content(pair: Pair, served: dict[ChoiceKey, _Served]) -> dict[str, Any]:
-    """The token ids of a pair, or of a thumb, which has one answer."""
+async def _imported(connection: AsyncConnection, pairs: Sequence[Pair]) -> dict[str, ImportedPair]:
+    ids = [pair.id for pair in pairs if pair.app is None]
+    found = await connection.execute(select(imported_pairs).where(imported_pairs.c.id == any_(texts(ids))))
+    return {row.id: pair_rows.imported_pair(row) for row in found}
+
+
+def _served_content(pair: Pair, served: dict[ChoiceKey, _Served], corrections: dict[int, str]) -> dict[str, Any]:
+    """The token ids of a pair, or of a thumb, which has one answer; of a correction the text that its user wrote."""
     sides = {"chosen": pair.chosen, "rejected": pair.rejected}
     answers = {side: served[key] for side, key in sides.items() if key is not None}
     prompts = [answer.prompt_token_ids for answer in answers.values()]
     assert prompts and all(prompt == prompts[0] for prompt in prompts), "a pair has one prompt"
-    return {"prompt_token_ids": prompts[0]} | {
-        f"{side}_token_ids": answer.token_ids for side, answer in answers.items()
-    }
+    content: dict[str, Any] = {f"{side}_token_ids": answer.token_ids for side, answer in answers.items()}
+    if pair.correction is not None:
+        content["chosen_text"] = corrections[pair.correction]
+    return {"prompt_token_ids": prompts[0]} | content
 
 
 def _content_of_text(pair: ImportedPair) -> dict[str, Any]:
     messages = json.dumps(pair.messages, ensure_ascii=False)
     return {"messages": messages, "chosen_text": pair.chosen, "rejected_text": pair.rejected}
-
-
-def _vote(row: Row[Any]) -> Vote:
-    fields = dict(row._mapping)
-    fields["user"] = None if row.user == NO_USER else row.user
-    return Vote.model_validate(fields)
-
-
-def _imported_pair(row: Row[Any]) -> ImportedPair:
-    return ImportedPair(id=row.id, messages=tuple(row.messages), chosen=row.chosen, rejected=row.rejected)

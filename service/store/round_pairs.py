@@ -1,50 +1,102 @@
 """What each round has learned from or held out: written once, when it freezes its input.
 
-A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again.
+A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again. Whenever pairs are
+taken or set free, their prompts are matched anew: `stale` says so in the transaction that takes or frees them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select, union
+from sqlalchemy import ARRAY, DateTime, Row, any_, func, insert, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from service.contracts import RoundState
 from service.digest import content_digest
-from service.pairs import Pair
+from service.pairs import Pair, Source
 from service.preferences import voter
-from service.store.feedback import NO_USER
-from service.store.tables import completions, feedback, imported_pairs, round_pairs, rounds
+from service.store.arrays import as_table, texts
+from service.store.tables import completions, feedback, imported_pairs, round_pairs, rounds, stale_prompts
+from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, TRAIN
 
-ChoiceKey = tuple[str, int]  # (completion_id, choice_index)
+_OF_RATINGS = {Source.SIBLINGS.value, Source.SAME_PROMPT.value, Source.THUMB.value}
 _LEARNED_NOTHING = [RoundState.FAILED.value, RoundState.CANCELLED.value]
 
 
 async def append(connection: AsyncConnection, n: int, pairs: Sequence[Pair], held_out: AbstractSet[str]) -> None:
+    """The round takes these pairs."""
     if pairs:
         await connection.execute(insert(round_pairs), [_row(n, pair, held_out) for pair in pairs])
+        await stale(connection, n)
 
 
-async def learned_choices(connection: AsyncConnection) -> set[ChoiceKey]:
-    """The choices in pairs of rounds that ended with a verdict, or that may still do so."""
-    found = await connection.execute(union(_learned_side("chosen"), _learned_side("rejected")))
-    return {(completion_id, choice_index) for completion_id, choice_index in found}
-
-
-def learned_import() -> ColumnElement[bool]:
-    """Of a row of `imported_pairs`: some round has learned it, or may still."""
-    learned = (
-        select(round_pairs.c.pair_id)
-        .select_from(round_pairs.join(rounds))
-        .where(rounds.c.state.not_in(_LEARNED_NOTHING))
-        .where(round_pairs.c.pair_id == imported_pairs.c.id)
+async def stale(connection: AsyncConnection, n: int) -> None:
+    """What the round took is to be looked at anew: it is taken, or free again."""
+    answer = func.coalesce(round_pairs.c.rejected_completion_id, round_pairs.c.chosen_completion_id)
+    prompts = (
+        select(completions.c.app, completions.c.prompt_digest)
+        .join(round_pairs, answer == completions.c.id)
+        .where(round_pairs.c.round == n)
+        .distinct()
+        .order_by(completions.c.app, completions.c.prompt_digest)
     )
-    return learned.exists()
+    await connection.execute(insert(stale_prompts).from_select(["app", "prompt_digest"], prompts))
+    taken = select(round_pairs.c.pair_id).where(round_pairs.c.round == n)
+    await connection.execute(update(imported_pairs).where(imported_pairs.c.id.in_(taken)).values(stale=True))
+
+
+def learned(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Some round has learned the pair with this id, or may still."""
+    taken = select(round_pairs.c.pair_id).join(rounds).where(_counts(), round_pairs.c.pair_id == pair_id)
+    return taken.exists()
+
+
+async def learned_among(connection: AsyncConnection, pair_ids: Sequence[str]) -> set[str]:
+    """Those of these pairs that some round has learned, or may still."""
+    ids = any_(texts(pair_ids))
+    found = await connection.execute(
+        select(round_pairs.c.pair_id).join(rounds).where(_counts(), round_pairs.c.pair_id == ids)
+    )
+    return set(found.scalars())
+
+
+async def learned_of(connection: AsyncConnection, completion_ids: Collection[str]) -> tuple[set[ChoiceKey], set[str]]:
+    """What rounds have learned, or may, of these completions: the answers in pairs made of ratings, and the ids of all
+    pairs."""
+    ids = any_(texts(sorted(completion_ids)))
+    sides = [(round_pairs.c[f"{s}_completion_id"], round_pairs.c[f"{s}_choice_index"]) for s in ("chosen", "rejected")]
+    found = await connection.execute(
+        select(round_pairs.c.pair_id, round_pairs.c.source, *sides[0], *sides[1])
+        .join(rounds)
+        .where(_counts(), or_(*(completion_id == ids for completion_id, _ in sides)))
+    )
+    choices: set[ChoiceKey] = set()
+    pair_ids: set[str] = set()
+    for pair_id, source, *keys in found:
+        pair_ids.add(pair_id)
+        if source in _OF_RATINGS:
+            choices.update(key for key in (choice_key(*keys[:2]), choice_key(*keys[2:])) if key is not None)
+    return choices, pair_ids
+
+
+async def counted(connection: AsyncConnection, days: Collection[date]) -> dict[tuple[str, date], int]:
+    """(voter, UTC day) -> pairs of that voter and that day which rounds have used, or may; of these days."""
+    begins = [datetime.combine(day, time(), UTC) for day in sorted(days)]
+    day = as_table("day", begins=literal(begins, ARRAY(DateTime(timezone=True))))
+    of_day = (round_pairs.c.voted_at >= day.c.begins) & (round_pairs.c.voted_at < day.c.begins + timedelta(days=1))
+    used = (
+        select(func.unnest(round_pairs.c.charged_to).label("voter"), day.c.begins)
+        .select_from(day.join(round_pairs, of_day).join(rounds, rounds.c.n == round_pairs.c.round))
+        .where(_counts(), round_pairs.c.source != Source.THUMB.value)
+        .subquery("used")
+    )
+    found = await connection.execute(select(*used.c, func.count().label("pairs")).group_by(*used.c))
+    return {(row.voter, row.begins.astimezone(UTC).date()): row.pairs for row in found}
 
 
 async def trained(connection: AsyncConnection, promoted: Sequence[int]) -> list[Pair]:
@@ -53,45 +105,46 @@ async def trained(connection: AsyncConnection, promoted: Sequence[int]) -> list[
     What is no longer stored is left out.
     """
     served = func.coalesce(round_pairs.c.chosen_completion_id, round_pairs.c.rejected_completion_id)
+    first, corrected = feedback.alias("first"), feedback.alias("corrected")
     first_vote = round_pairs.c.votes[1]  # SQL counts from 1
     found = await connection.execute(
-        select(round_pairs, completions.c.app, completions.c.prompt_digest, feedback.c.user, imported_pairs.c.messages)
+        select(round_pairs, completions.c.app, completions.c.prompt_digest, first.c.user, imported_pairs.c.messages)
         .join(rounds, rounds.c.n == round_pairs.c.round)
         .outerjoin(completions, (completions.c.id == served) & completions.c.prompt_token_ids.is_not(None))
-        .outerjoin(feedback, feedback.c.seq == first_vote)
+        .outerjoin(first, first.c.seq == first_vote)
+        .outerjoin(corrected, corrected.c.seq == round_pairs.c.correction)
         .outerjoin(imported_pairs, imported_pairs.c.id == round_pairs.c.pair_id)
         .where(round_pairs.c.round.in_(promoted), round_pairs.c.split == TRAIN)
         .where(rounds.c.state == RoundState.PROMOTED.value)
+        .where(or_(completions.c.prompt_digest.is_not(None), imported_pairs.c.messages.is_not(None)))
+        .where(or_(round_pairs.c.correction.is_(None), corrected.c.correction.is_not(None)))
         .order_by(round_pairs.c.pair_id)
     )
-    return [_pair(row) for row in found if row.prompt_digest is not None or row.messages is not None]
+    return [_pair(row) for row in found]
+
+
+def choice_key(completion_id: str | None, choice_index: int | None) -> ChoiceKey | None:
+    return None if completion_id is None or choice_index is None else (completion_id, choice_index)
 
 
 def _pair(row: Row[Any]) -> Pair:
     imported = row.messages is not None
     return Pair(
         id=row.pair_id,
-        origin=row.origin,
+        source=row.source,
         prompt_digest=content_digest(row.messages) if imported else row.prompt_digest,
         app=row.app,
-        chosen=_key(row.chosen_completion_id, row.chosen_choice_index),
-        rejected=_key(row.rejected_completion_id, row.rejected_choice_index),
+        chosen=choice_key(row.chosen_completion_id, row.chosen_choice_index),
+        rejected=choice_key(row.rejected_completion_id, row.rejected_choice_index),
+        correction=row.correction,
         votes=tuple(row.votes),
-        voter=None if imported or row.user in (None, NO_USER) else voter(row.app, row.user),
+        voter=None if imported or row.user is None else voter(row.app, row.user or None),
     )
 
 
-def _key(completion_id: str | None, choice_index: int | None) -> ChoiceKey | None:
-    return None if completion_id is None or choice_index is None else (completion_id, choice_index)
-
-
-def _learned_side(side: Literal["chosen", "rejected"]) -> Select[Any, Any]:
-    completion_id, choice_index = round_pairs.c[f"{side}_completion_id"], round_pairs.c[f"{side}_choice_index"]
-    return (
-        select(completion_id, choice_index)
-        .join(rounds, rounds.c.n == round_pairs.c.round)
-        .where(rounds.c.state.not_in(_LEARNED_NOTHING), completion_id.is_not(None))
-    )
+def _counts() -> ColumnElement[bool]:
+    """Of a row of `rounds`: it ended with a verdict, or may still do so."""
+    return rounds.c.state.not_in(_LEARNED_NOTHING)
 
 
 def _row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:
@@ -100,10 +153,13 @@ def _row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:
         "round": n,
         "pair_id": pair.id,
         "split": HELD_OUT if pair.id in held_out else TRAIN,
-        "origin": pair.origin,
+        "source": pair.source.value,
+        "correction": pair.correction,
         "chosen_completion_id": chosen[0],
         "chosen_choice_index": chosen[1],
         "rejected_completion_id": rejected[0],
         "rejected_choice_index": rejected[1],
         "votes": list(pair.votes),
+        "charged_to": list(pair.charged_to),
+        "voted_at": pair.voted_at,
     }

@@ -238,6 +238,8 @@ async def _move(
     row = changed.one_or_none() or await _stale(connection, n)
     if to is not expect:
         await round_events.append_state(connection, row)
+    if to in (RoundState.FAILED, RoundState.CANCELLED):
+        await round_pairs.stale(connection, n)  # what it took is free again
     return _round(row)
 
 

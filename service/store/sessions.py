@@ -1,80 +1,133 @@
-"""The connection pool, and the one place where trouble with the database becomes `Unavailable`.
-
-Knows no table. Every noun of the store opens its transactions here.
-"""
+"""The connection pool. Knows no table. Every noun of the store opens its transactions here."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
-from sqlalchemy import exc
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+import psycopg
+from sqlalchemy import URL, NullPool, exc, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service.errors import BadRequest, Unavailable
+from service.store.breaker import Breaker
+from service.store.line import Line
+from service.store.trouble import connection_errors, is_crowded, unavailable
 
+APPLICATION = "heliotrope"  # how our connections are listed in `pg_stat_activity`
 POOL_CONNECTIONS = 5  # per process; each replica and the Conductor hold one pool
 BURST_CONNECTIONS = 10  # opened above the pool under load and closed again
 CONNECT_TIMEOUT_SECONDS = 5
-POOL_TIMEOUT_SECONDS = 10
+POOL_TIMEOUT_SECONDS = 2  # for a free connection: who comes too late is refused, so nothing piles up
+LOCK_TIMEOUT_SECONDS = 3  # for a row or table that somebody else holds
+STATEMENT_TIMEOUT_SECONDS = 30
+SILENCE_TIMEOUT_SECONDS = 10  # of a network that swallows what is sent
 
-_READ_ONLY = "25006"  # SQLSTATE of a write to a standby, as after a failover
+Pipeline = psycopg.AsyncConnection[Any]
 
 
 class Sessions:
     """Transactions on one asynchronous engine. Use it in one event loop only: connections belong to theirs."""
 
     def __init__(self, url: str) -> None:
-        self._engine = create_async_engine(
-            url,
-            pool_size=POOL_CONNECTIONS,
-            max_overflow=BURST_CONNECTIONS,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
-            pool_pre_ping=True,  # a restarted database costs a reconnect, not a failed request
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS},
-        )
+        # Pinged before use: a restarted database costs a reconnect, not a failed request.
+        pool = {"pool_size": POOL_CONNECTIONS, "max_overflow": BURST_CONNECTIONS, "pool_pre_ping": True}
+        self._engine = _engine(url, pool_timeout=POOL_TIMEOUT_SECONDS, **pool)
+        self._probe_engine = _engine(url, poolclass=NullPool)  # the pool may be full of connections that hang
+        self._breaker = Breaker(self._probe)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(
+        self, *, statement_seconds: float = STATEMENT_TIMEOUT_SECONDS
+    ) -> AsyncIterator[AsyncConnection]:
         """Committed, and so durable (invariant 4), when the block ends; rolled back when it raises.
 
+        `statement_seconds` is how long each statement may take, for work that takes longer than a request's.
         Raises `Unavailable` (code `storage_unavailable`) when the database cannot be reached or gives up.
         """
-        with connection_errors():
-            async with self._engine.begin() as connection:
+        async with self._connection(self._engine) as connection, connection.begin():
+            if statement_seconds != STATEMENT_TIMEOUT_SECONDS:
+                await connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(statement_seconds * 1000)}")
+            yield connection
+
+    @asynccontextmanager
+    async def statements(
+        self, *, statement_seconds: float = STATEMENT_TIMEOUT_SECONDS
+    ) -> AsyncIterator[AsyncConnection]:
+        """Each statement is a transaction of its own, durable when it has answered: one round trip, not three.
+
+        Raises as `transaction` does.
+        """
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with self._connection(engine) as connection:
+            if statement_seconds != STATEMENT_TIMEOUT_SECONDS:
+                await connection.exec_driver_sql(f"SET statement_timeout = {round(statement_seconds * 1000)}")
+            try:
                 yield connection
+            finally:
+                if statement_seconds != STATEMENT_TIMEOUT_SECONDS:
+                    await connection.exec_driver_sql("RESET statement_timeout")
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[Pipeline]:
+        """A transaction of which a statement goes out before the last one has answered: only reading rows waits.
+
+        Committed as `transaction` does, and raises as it does.
+        """
+        async with self.transaction() as connection:
+            driver: Pipeline | None = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            async with driver.pipeline():
+                yield driver
+                await driver.commit()  # goes out with the last statement
+
+    def line(self) -> Line:
+        """A connection of its own, for one caller."""
+        url = self._engine.url
+        connect_args = {**self._engine.dialect.create_connect_args(url)[1], **_connect_args(url)}
+        return Line(lambda: psycopg.AsyncConnection.connect(autocommit=True, **connect_args), self._breaker)
+
+    async def reach(self) -> None:
+        """Raises `Unavailable` unless the database answers now."""
+        async with self.statements() as connection:
+            await connection.exec_driver_sql("SELECT 1")
 
     async def close(self) -> None:
+        await self._breaker.close()
         await self._engine.dispose()
 
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        self._breaker.check()
+        connected = False
+        with connection_errors():
+            try:
+                async with engine.connect() as connection:
+                    connected = True
+                    yield connection
+            except (exc.OperationalError, exc.InterfaceError) as error:
+                if not connected and not is_crowded(error):
+                    self._breaker.trip(unavailable(error))
+                raise
 
-@contextmanager
-def connection_errors() -> Iterator[None]:
-    """Turns what the driver raises about the connection or about a value into the service's own errors.
-
-    Mistakes in statements stay as they are: those are ours.
-    """
-    try:
-        yield
-    except exc.DataError as error:
-        raise BadRequest(
-            f"A value cannot be stored ({_first_line(error)}). Remove NUL characters and numbers out of range.",
-            code="invalid_value",
-        ) from error
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-        raise _unavailable(error) from error
-    except exc.DBAPIError as error:
-        if not error.connection_invalidated and getattr(error.orig, "sqlstate", None) != _READ_ONLY:
-            raise
-        raise _unavailable(error) from error
+    async def _probe(self) -> None:
+        with connection_errors():
+            async with self._probe_engine.connect():
+                pass
 
 
-def _unavailable(error: exc.SQLAlchemyError) -> Unavailable:
-    return Unavailable(
-        f"The database does not answer ({_first_line(error)}). Try again shortly.",
-        code="storage_unavailable",
-    )
+def _engine(url: str, **pool: Any) -> AsyncEngine:
+    return create_async_engine(url, connect_args=_connect_args(make_url(url)), **pool)
 
 
-def _first_line(error: exc.SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+def _connect_args(url: URL) -> dict[str, Any]:
+    """To a server that gives up by itself what takes too long; what the URL says of that has the last word."""
+    timeouts = {"lock_timeout": LOCK_TIMEOUT_SECONDS, "statement_timeout": STATEMENT_TIMEOUT_SECONDS}
+    options = [f"-c {name}={seconds}s" for name, seconds in timeouts.items()]
+    options.append(str(url.query.get("options", "")))
+    return {
+        "application_name": APPLICATION,
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "tcp_user_timeout": SILENCE_TIMEOUT_SECONDS * 1000,  # milliseconds
+        "options": " ".join(options).strip(),
+    }

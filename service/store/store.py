@@ -3,25 +3,44 @@
 store.keys         who may call
 store.completions  what was answered
 store.feedback     what people said of it
+store.prompts      what is to be matched anew
+store.quarantine   what is held back
+store.fates        what became of every vote
 store.preferences  what pairs are made from
+store.insight      votes as counts, for the data report
+store.imports      preferences on their way in, from files
+store.exports      preferences on their way out
 store.rounds       what was learned, and how far a round is
 store.adapters     what came out
 store.route        what is served
 store.audit        who changed that
+store.erasure      everything of one person, to be erased
+store.retention    what is past its time
+store.secrets      what signs the tokens of web pages
 """
 
 from __future__ import annotations
 
 from sqlalchemy import func, update
 
+from service.keeping.redaction import KEEP_ALL, Redactor
 from service.store.adapters import Adapters
 from service.store.audit import Audit
 from service.store.completions import Completions
+from service.store.erasure import Erasure
+from service.store.exports import Exports
+from service.store.fates import Fates
 from service.store.feedback import Feedback
+from service.store.imports import Imports
+from service.store.insight import Insight
 from service.store.keys import Keys
 from service.store.preferences import Preferences
+from service.store.prompts import Prompts
+from service.store.quarantine import Quarantine
+from service.store.retention import Retention
 from service.store.rounds import Rounds
 from service.store.route import RouteRow
+from service.store.secrets import Secrets
 from service.store.sessions import Sessions
 from service.store.tables import route
 
@@ -29,16 +48,29 @@ from service.store.tables import route
 class Store:
     """One per process and event loop. `service.store.database.migrate` must have run on the URL."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, redact: Redactor = KEEP_ALL) -> None:
         self._sessions = Sessions(url)
         self.keys = Keys(self._sessions)
-        self.completions = Completions(self._sessions)
-        self.feedback = Feedback(self._sessions)
+        self.completions = Completions(self._sessions, redact)
+        self.feedback = Feedback(self._sessions, redact)
+        self.prompts = Prompts(self._sessions)
+        self.quarantine = Quarantine(self._sessions)
+        self.fates = Fates(self._sessions)
         self.preferences = Preferences(self._sessions)
+        self.insight = Insight(self._sessions)
+        self.imports = Imports(self._sessions, redact)
+        self.exports = Exports(self._sessions)
         self.rounds = Rounds(self._sessions)
         self.adapters = Adapters(self._sessions)
         self.route = RouteRow(self._sessions)
+        self.erasure = Erasure(self._sessions)
+        self.retention = Retention(self._sessions)
         self.audit = Audit(self._sessions)
+        self.secrets = Secrets(self._sessions)
+
+    async def reach(self) -> None:
+        """Raises `Unavailable` unless the database answers; in microseconds while it is known to be away."""
+        await self._sessions.reach()
 
     async def ping(self) -> None:
         """A real write, taken back: a database that only answers reads is not ready. Raises `Unavailable`."""
@@ -47,4 +79,6 @@ class Store:
             await connection.rollback()
 
     async def close(self) -> None:
+        await self.feedback.close()
+        await self.completions.close()
         await self._sessions.close()

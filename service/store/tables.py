@@ -43,6 +43,7 @@ metadata = MetaData(
 # Advisory locks of the database; each number stands for one thing that only one process may do at a time.
 MIGRATE_LOCK = 7_301
 CREATE_ROUND_LOCK = 7_302
+MATCH_LOCK = 7_303
 
 _NullableJson = JSONB(none_as_null=True)  # None is SQL's null, not the JSON value null
 
@@ -139,6 +140,7 @@ feedback = Table(
     Index("ix_feedback_user", "user", "app", "created_at"),
     Index("ix_feedback_choice", "completion_id", "choice_index"),
     Index("ix_feedback_rival", "rival_completion_id", "rival_choice_index"),
+    Index("ix_feedback_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
     Index(None, "created_at"),
 )
 
@@ -154,13 +156,14 @@ stale_prompts = Table(
     Index(None, "app", "prompt_digest"),
 )
 
-# All pairs, and thumbs without a partner, that follow from the votes; made by matching, prompt by prompt.
+# All pairs, and thumbs without a partner, that a round may still learn: they follow from the votes, prompt by prompt,
+# and from what was imported. Made by matching.
 preference_pairs = Table(
     "preference_pairs",
     metadata,
     Column("id", Text, primary_key=True),
     Column("source", Text, nullable=False),
-    Column("app", Text, nullable=False),
+    Column("app", Text),  # null, as voter and voted_at: an imported pair
     Column("prompt_digest", Text, nullable=False),
     Column("chosen_completion_id", Text),
     Column("chosen_choice_index", Integer),
@@ -168,18 +171,34 @@ preference_pairs = Table(
     Column("rejected_choice_index", Integer),
     Column("correction", BigInteger),  # seq of the vote whose text is the chosen answer
     Column("votes", ARRAY(BigInteger), nullable=False),
-    Column("voter", Text, nullable=False),
+    Column("voter", Text),
     Column("voters", ARRAY(Text), nullable=False),
+    Column("charged_to", ARRAY(Text), nullable=False),  # of them, whose caps it counts against
     Column("adapters", ARRAY(Text), nullable=False),
     Column("tags", ARRAY(Text), nullable=False),
-    Column("voted_at", DateTime(timezone=True), nullable=False),
+    Column("voted_at", DateTime(timezone=True)),
     Column("chosen_length", Integer, nullable=False),  # characters
     Column("rejected_length", Integer, nullable=False),  # characters
     Column("copied", Float, nullable=False),
     Column("signature", ARRAY(BigInteger), nullable=False),
+    Column("alone", Text),  # of a single thumb: why it is in no pair
+    Column("left_out", Text),  # why a guard left it out when they last looked; null: none did
     Index(None, "app", "prompt_digest"),
     Index(None, "source"),
     Index(None, "voter", "voted_at"),
+    Index(None, "alone", postgresql_where=text("alone IS NOT NULL")),
+    Index(None, "left_out", postgresql_where=text("left_out IS NOT NULL")),
+)
+
+# One row, made by the first batch: how far pairs and guards are, so that nobody does again what was done.
+preference_state = Table(
+    "preference_state",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("generation", BigInteger, nullable=False),  # of pairs and fates: each batch of matching makes the next
+    Column("guarded", Text),  # the state of the store of which `left_out` of the pairs and `funnels` tell
+    Column("funnels", _NullableJson),
+    CheckConstraint("id = 1", name="single_row"),
 )
 
 # What became of each effective vote when its prompt was last matched.
@@ -192,7 +211,7 @@ vote_fates = Table(
     Column("pair_id", Text),  # null: it is in none
     Column("reason", Text),  # null: it is in a pair
     Index(None, "app", "prompt_digest"),
-    Index(None, "reason"),
+    Index(None, "reason", "seq"),
     Index(None, "pair_id"),
 )
 
@@ -211,6 +230,7 @@ quarantine = Table(
     Column("decided_by", Text),
     Index(None, "app", "user"),
     Index(None, "status"),
+    Index("uq_quarantine_held", "kind", "app", "user", unique=True, postgresql_where=text("status = 'held'")),
 )
 
 quarantined_votes = Table(
@@ -231,8 +251,11 @@ imported_pairs = Table(
     Column("chosen", Text),  # null: a single thumb down
     Column("rejected", Text),  # null: a single thumb up
     Column("format", Text, nullable=False),  # as it was read
+    # Like `stale_prompts`: matching is to look whether it is to be among the pairs, for it is new or a round took it.
+    Column("stale", Boolean, nullable=False, server_default=text("true")),
     _now(),
     CheckConstraint("num_nonnulls(chosen, rejected) > 0", name="has_an_answer"),
+    Index("ix_imported_pairs_stale", "seq", postgresql_where=text("stale")),
 )
 
 rounds = Table(
@@ -295,10 +318,13 @@ round_pairs = Table(
     Column("rejected_completion_id", Text),
     Column("rejected_choice_index", Integer),
     Column("votes", ARRAY(BigInteger), nullable=False),
+    Column("charged_to", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("voted_at", DateTime(timezone=True)),  # null: an imported pair, or from before a day's pairs were counted
     PrimaryKeyConstraint("round", "pair_id"),
     Index(None, "pair_id"),
     Index(None, "chosen_completion_id"),
     Index(None, "rejected_completion_id"),
+    Index(None, "voted_at"),
 )
 
 adapters = Table(

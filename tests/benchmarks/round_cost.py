@@ -27,8 +27,12 @@ from service.settings import load
 from training.corpus import voted
 
 _QUESTIONS = 120
-# Between the attempt's start and the worker's first phase three processes follow each other, and two of them import:
-_IMPORTS = {"the attempt's actor": "training.round", "the worker": "training.learn"}
+# Between the attempt's start and the worker's first phase two processes follow each other, and each imports:
+_IMPORTS = {
+    "the attempt's actor imports Ray Train": "import training.round",
+    "the worker imports Ray Train": "import training.worker",
+    "then torch and transformers": "from training.process import importing\nwith importing(): import training.learn",
+}
 
 
 def main() -> None:
@@ -50,8 +54,8 @@ def main() -> None:
     print(f"  from the last step  {_seconds(_at(after[0]['at']), after[-1]):6.1f} s")
     _timeline(after)
     print("  the worker's phases:", ", ".join(f"{k} {s:.2f} s" for k, s in round["report"]["seconds"].items()))
-    for process, module in _IMPORTS.items():
-        print(f"  of the attempt's start, {process} imports {module}: {_import_seconds(module):.2f} s in a new process")
+    for what, statement in _IMPORTS.items():
+        print(f"  of the attempt's start, {what}: {_seconds_of(statement):.2f} s in a new process")
 
 
 def _vote(clients: Clients) -> None:
@@ -77,9 +81,9 @@ def _timeline(events: list[dict[str, Any]]) -> None:
         print(f"    {_seconds(_at(event['at']), following):6.2f} s  {_name(event)} -> {_name(following)}")
 
 
-def _import_seconds(module: str) -> float:
+def _seconds_of(statement: str) -> float:
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+    subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - began
 
 

@@ -136,6 +136,14 @@ async def test_a_round_is_watched_to_the_adapter_that_it_would_make_without_ray(
     assert report.adapter_digest == alone(spec, tmp_path / "alone").adapter_digest
 
 
+async def test_nothing_but_workers_is_started_beside_an_attempt(make_spec: MakeSpec) -> None:
+    """Ray Train's controller and the autoscaler's coordinator would each cost seconds before the first step."""
+    before = set(cluster.actor_table(None))
+    await finish(make_spec())
+    started = [actor["ActorClassName"] for id, actor in cluster.actor_table(None).items() if id not in before]
+    assert sorted(started) == ["Attempt", "RayTrainWorker", "SynchronizationActor"]
+
+
 async def test_two_workers_make_the_steps_of_one(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(workers=2, tokens_per_micro_batch=64)
     report, _ = await finish(spec)

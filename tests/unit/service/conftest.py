@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from service.contracts import Round, RoundState
-from service.pairs import Pair
+from service.pairs import Pair, Source
 from service.store.store import Store
 from serving.contracts import Choice, Completion
 
@@ -26,7 +26,7 @@ FROZEN: dict[str, Any] = {
     "funnel": {"votes": 2},
     "rows": 1,
 }
-A_PAIR = Pair(id="p", origin="import", prompt_digest="0" * 64, app=None, chosen=None, rejected=None)
+A_PAIR = Pair(id="p", source=Source.IMPORT, prompt_digest="0" * 64, app=None, chosen=None, rejected=None)
 
 
 @pytest.fixture

@@ -10,15 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from service.contracts import RoundState
 from service.store.store import Store
 from serving.adapters import WEIGHTS
 from serving.contracts import BASE
 from tests.adapter_files import flip_byte
-from tests.small_service import MAX_BODY_BYTES, Refusal, SmallService, client, refusal
+from tests.small_service import Refusal, SmallService, client, refusal
 
 QUESTIONS = ["first question", "second question"]
-IMPORT = "/ops/preferences/import"
 
 
 @pytest.fixture
@@ -181,57 +179,6 @@ async def test_preferences_show_every_vote_and_why_it_is_in_no_pair(
     assert (await operator.get("/ops/preferences?reason=truncated")).json()["votes"] == []
     assert len((await operator.get("/ops/preferences?limit=3")).json()["votes"]) == 3
     assert refusal(await operator.get("/ops/preferences?reason=bored")) == Refusal(400, "invalid_value", "reason")
-
-
-def _lines(*lines: dict[str, Any] | str) -> bytes:
-    return "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines).encode()
-
-
-GOOD_LINES = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(3)]
-
-
-async def test_imported_pairs_are_kept_once_and_a_round_uses_them(
-    small: SmallService, operator: httpx.AsyncClient
-) -> None:
-    first = await operator.post(IMPORT, content=_lines(*GOOD_LINES))
-    assert (first.status_code, first.json()) == (200, {"added": 3, "known": 0, "faults": []})
-    again = await operator.post(IMPORT, content=_lines(*GOOD_LINES))
-    assert again.json() == {"added": 0, "known": 3, "faults": []}
-    assert (await operator.post("/ops/rounds", json={"dry_run": True})).json()["funnel"]["pairs_imported"] == 3
-    assert (await small.round()).state is RoundState.PROMOTED
-    audit = (await operator.get("/ops/audit")).json()["data"]
-    assert [entry["detail"] for entry in audit if entry["action"] == "import"] == [
-        {"added": 0, "skipped": 0},
-        {"added": 3, "skipped": 0},
-    ]
-
-
-async def test_bad_lines_are_named_and_nothing_is_imported_unless_they_may_be_skipped(
-    small: SmallService, operator: httpx.AsyncClient
-) -> None:
-    same = {"prompt": "p", "chosen": "x", "rejected": "x"}
-    content = _lines(GOOD_LINES[0], "{", same, {"prompt": "p", "chosen": "", "rejected": "x"})
-    refused = await operator.post(IMPORT, content=content)
-    assert refusal(refused) == Refusal(400, "invalid_lines")
-    assert [(fault["line"], fault["field"]) for fault in refused.json()["faults"]] == [
-        (2, None),
-        (3, "rejected"),
-        (4, "chosen"),
-    ]
-    assert await small.store.preferences.imported_new() == []
-    skipped = await operator.post(f"{IMPORT}?skip_bad=true", content=content)
-    assert (skipped.status_code, skipped.json()["added"], len(skipped.json()["faults"])) == (200, 1, 3)
-
-
-async def test_of_very_many_faults_only_the_first_are_listed(operator: httpx.AsyncClient) -> None:
-    refused = await operator.post(IMPORT, content=_lines(*["{"] * 150))
-    assert len(refused.json()["faults"]) == 100
-    assert refused.json()["error"]["message"].startswith("150 of 150 lines")
-
-
-async def test_a_huge_import_is_too_large(operator: httpx.AsyncClient) -> None:
-    answer = await operator.post(IMPORT, content=b"x" * (MAX_BODY_BYTES + 1))
-    assert refusal(answer) == Refusal(413, "body_too_large")
 
 
 # --- keys ---------------------------------------------------------------------------------------------

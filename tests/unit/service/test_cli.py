@@ -153,26 +153,27 @@ def test_rollback_goes_to_the_previous_adapter_or_to_a_named_one(api: FakeApi, r
 def test_import_reads_a_file_and_stdin(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text(GOOD_LINE)
-    assert run("import", str(file)).stdout == "1 pairs added, 0 were known already\n"
-    assert run("import", "-", input=GOOD_LINE).stdout == "1 pairs added, 0 were known already\n"
+    said = "format: trl (1 of 1 first rows)\n1 preferences added, 0 were known already\n"
+    assert run("import", str(file)).stdout == said
+    assert run("import", "-", input=GOOD_LINE).stdout == said
 
 
 def test_import_names_each_bad_line_and_imports_nothing(run: Run) -> None:
     result = run("import", "-", input=GOOD_LINE + BAD_LINE)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert in_order(result.stderr, "2", "chosen", "empty text", "error: 1 lines are not valid pairs")
+    assert in_order(result.stderr, "format: trl", "2", "chosen", "empty text", "error: 1 of 2 rows are not valid")
 
 
 def test_import_skips_bad_lines_when_told_to_and_still_names_them(run: Run) -> None:
     result = run("import", "-", "--skip-bad", input=GOOD_LINE + BAD_LINE)
     assert result.exit_code == 0
-    assert in_order(result.stdout, "1 pairs added", "2", "chosen", "empty text")
+    assert in_order(result.stdout, "1 preferences added", "2", "chosen", "empty text")
 
 
 def test_import_as_json_reports_the_bad_lines_as_json(run: Run) -> None:
     result = run("import", "-", "--json", input=BAD_LINE)
-    assert [fault["line"] for fault in json.loads(result.stderr)["faults"]] == [1]
+    assert [fault["row"] for fault in json.loads(result.stderr)["faults"]] == [1]
 
 
 def test_a_key_is_issued_shown_once_and_revoked(api: FakeApi, run: Run) -> None:

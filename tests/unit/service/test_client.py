@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import struct
 import threading
@@ -141,7 +142,7 @@ def test_a_server_that_hangs_up_while_we_send_is_told_from_one_that_is_not_there
         thread.start()
         client = Client(f"http://127.0.0.1:{listening.getsockname()[1]}", None)
         with pytest.raises(Unreachable) as broken:
-            client.upload("/ops/preferences/import", b"x" * (64 << 20))
+            client.upload_file("/ops/preferences/import", io.BytesIO(b"x" * (64 << 20)), "application/octet-stream")
         thread.join()
     assert broken.value.code == "connection_broken"
 

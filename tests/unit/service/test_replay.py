@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts import Adapter, RoundState
-from service.pairs import Pair
-from service.replay import ancestry, choose, replayed
+from service.contracts import RoundState
+from service.pairs import Pair, Source
+from service.replay import choose, replayed
 from service.store.store import Store
 from service.votes import Rating
-from serving.contracts import BASE
 from tests.fake_trainer import Done, evaluation
 from tests.small_service import SmallService
 from training.contracts import HELD_OUT, NEW, REPLAY, TRAIN
@@ -22,14 +20,9 @@ from training.snapshot import SnapshotRow, iterate
 
 
 def _pair(id: str, prompt: str | None = None) -> Pair:
-    return Pair(id=id, origin="import", prompt_digest=prompt or f"prompt {id}", app=None, chosen=None, rejected=None)
-
-
-def _adapter(name: str, parent: str, round: int | None, added_by: str | None = None) -> Adapter:
-    return Adapter(
-        name=name, ordinal=round or 0, parent=parent, round=round, added_by=added_by, weights_sha256="", directory="",
-        manifest_sha256="", pair_digest=None, verdict=None, created_at=datetime(2026, 1, 2, tzinfo=UTC),
-    )  # fmt: skip
+    return Pair(
+        id=id, source=Source.IMPORT, prompt_digest=prompt or f"prompt {id}", app=None, chosen=None, rejected=None
+    )
 
 
 OLDER = [_pair(f"{n:02d}") for n in range(40)]
@@ -53,17 +46,6 @@ def test_the_choice_is_the_same_whatever_the_order_and_another_in_every_round() 
 def test_a_prompt_that_is_held_out_is_not_replayed() -> None:
     older = [_pair("a", "p"), _pair("b", "q")]
     assert [pair.id for pair in choose(older, 100, 0.5, {"p"}, seed=0, round=2)] == ["b"]
-
-
-def test_an_adapter_is_made_of_its_own_rounds_alone() -> None:
-    adapters = [
-        _adapter("one", BASE, 1), _adapter("two", "one", 2), _adapter("aside", "one", 3),
-        _adapter("brought", "two", 4, added_by="tess"), _adapter("five", "brought", 5),
-    ]  # fmt: skip
-    assert ancestry("two", adapters) == [2, 1]
-    assert ancestry("five", adapters) == [5, 2, 1], "what was brought was not trained here, what it continues was"
-    assert ancestry(BASE, adapters) == []
-    assert ancestry("circle", [_adapter("circle", "circle", 1)]) == [1]
 
 
 # --- in rounds ----------------------------------------------------------------------------------------

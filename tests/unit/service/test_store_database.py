@@ -138,7 +138,7 @@ async def test_a_database_that_takes_no_writes_is_not_ready(database_url: str) -
 async def test_a_database_that_is_away_is_unavailable_for_every_noun(tmp_path: Path) -> None:
     url = EmbeddedDatabase(tmp_path).url
     store = Store(url)
-    for call in (store.ping(), store.route.read(), store.rounds.list(), store.preferences.effective_votes()):
+    for call in (store.ping(), store.route.read(), store.rounds.list(), store.audit.list()):
         with pytest.raises(Unavailable) as refused:
             await call
         assert refused.value.code == "storage_unavailable"

@@ -7,6 +7,9 @@ from sqlalchemy import Engine, select
 
 from service.contracts import Role
 from service.errors import NotFound
+from service.store.keys import Keys
+from service.store.known_keys import FRESH_SECONDS, KnownKeys
+from service.store.sessions import Sessions
 from service.store.store import Store
 from service.store.tables import keys
 
@@ -55,3 +58,19 @@ async def test_a_revoked_key_opens_nothing_and_is_not_listed(store: Store) -> No
 async def test_revoking_an_unknown_key_says_so(store: Store) -> None:
     with pytest.raises(NotFound):
         await store.keys.revoke("no-such-key")
+
+
+async def test_a_key_that_another_process_revoked_soon_opens_nothing_here_either(
+    store: Store, database_url: str
+) -> None:
+    now = 0.0
+    sessions = Sessions(database_url)
+    here = Keys(sessions, KnownKeys(lambda: now))
+    key, presented = await store.keys.issue(Role.APP, "shop")
+    assert await here.verify(presented) == key
+    await store.keys.revoke(key.id)
+    now += FRESH_SECONDS
+    assert await here.verify(presented) is None
+    now -= FRESH_SECONDS
+    assert await here.verify(presented) is None
+    await sessions.close()

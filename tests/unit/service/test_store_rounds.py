@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from sqlalchemy import Engine, exc, insert
 
 from service.contracts import Check, Round, RoundState, Verdict
 from service.errors import Conflict, NotFound
-from service.pairs import Pair
+from service.pairs import Pair, Source
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from service.store.tables import round_pairs, rounds
@@ -26,8 +27,21 @@ FROZEN: dict[str, Any] = {
     "rows": 2,
 }
 PAIRS = [
-    Pair(id="v", origin="votes", prompt_digest="p", app="shop", chosen=("c1", 0), rejected=("c1", 1), votes=(4, 9)),
-    Pair(id="i", origin="import", prompt_digest="q", app=None, chosen=None, rejected=None),
+    Pair(
+        id="v",
+        source=Source.SIBLINGS,
+        prompt_digest="p",
+        app="shop",
+        chosen=("c1", 0),
+        rejected=("c1", 1),
+        votes=(4, 9),
+        charged_to=("someone",),
+        voted_at=datetime(2026, 1, 2, tzinfo=UTC),
+    ),
+    Pair(
+        id="c", source=Source.CORRECTION, prompt_digest="p", app="shop", chosen=None, rejected=("c1", 1), correction=7
+    ),
+    Pair(id="i", source=Source.IMPORT, prompt_digest="q", app=None, chosen=None, rejected=None),
 ]
 
 
@@ -183,17 +197,20 @@ async def test_freezing_keeps_the_pairs_with_their_split_and_votes(
     assert (work.round, work.snapshot, work.adapter_ordinal) == (frozen, "/pairs.parquet", 3)
     with database_engine.connect() as connection:
         kept = {row.pair_id: row for row in connection.execute(round_pairs.select())}
-    assert (kept["v"].split, kept["v"].origin, kept["v"].votes) == (TRAIN, "votes", [4, 9])
+    assert (kept["v"].split, kept["v"].source, kept["v"].votes) == (TRAIN, "siblings", [4, 9])
+    assert (kept["v"].charged_to, kept["v"].voted_at) == (["someone"], PAIRS[0].voted_at)
+    assert (kept["c"].source, kept["c"].correction, kept["c"].chosen_completion_id) == ("correction", 7, None)
     assert (kept["v"].chosen_completion_id, kept["v"].rejected_choice_index) == ("c1", 1)
-    assert (kept["i"].split, kept["i"].origin, kept["i"].chosen_completion_id) == (HELD_OUT, "import", None)
+    assert (kept["i"].split, kept["i"].source, kept["i"].chosen_completion_id) == (HELD_OUT, "import", None)
 
 
-async def test_a_stale_freeze_keeps_no_pairs(store: Store, start_round: StartRound) -> None:
+async def test_a_stale_freeze_keeps_no_pairs(store: Store, start_round: StartRound, database_engine: Engine) -> None:
     n = (await start_round(RoundState.COLLECTING)).n
     await store.rounds.move(n, expect=RoundState.COLLECTING, to=RoundState.CANCELLED)
     with pytest.raises(StaleRound):
         await store.rounds.freeze(n, attempt=0, pairs=PAIRS, held_out=set(), **FROZEN)
-    assert await store.preferences.learned_choices() == set()
+    with database_engine.connect() as connection:
+        assert connection.execute(round_pairs.select()).all() == []
     assert (await store.rounds.get(n)).pairs is None
 
 

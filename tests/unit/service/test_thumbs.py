@@ -8,65 +8,15 @@ import httpx
 import pytest
 
 from service.contracts import RoundState
-from service.preferences import VOTER_DIGITS, build, hold_out, voter
+from service.preferences import voter
 from service.store.store import Store
 from service.votes import Rating
 from tests.small_service import SmallService
-from tests.unit.service.test_preferences import DOWN, UP, _imported, _matches, _vote
 from training.contracts import HELD_OUT, TRAIN
 from training.snapshot import SnapshotRow, iterate
 
 PAIRED = ["first question", "second question", "third question"]
 ALONE = [f"alone {number}" for number in range(7)]
-
-
-# --- from votes ---------------------------------------------------------------------------------------
-
-
-def test_a_vote_without_a_partner_is_a_thumb_where_it_is_asked_for() -> None:
-    votes = [_vote(1, UP, "good"), _vote(2, DOWN, "bad"), _vote(3, DOWN, "worse"), _vote(4, UP, "x", prompt_digest="q")]
-    pairs, funnel, reasons = build(votes, set(), [_imported("i")], thumbs=True)
-    assert sorted(_matches(pairs), key=str) == [("c1", "c2"), ("c4", None), (None, "c3"), (None, None)]
-    assert [pair.is_thumb for pair in pairs].count(True) == 2
-    assert reasons == {}
-    assert (funnel.pairs, funnel.thumbs, funnel.votes_in_pairs, funnel.votes_in_thumbs) == (2, 2, 2, 2)
-    pairs, funnel, reasons = build(votes, set(), [], thumbs=False)
-    assert (len(pairs), funnel.thumbs, set(reasons)) == (1, 0, {3, 4})
-
-
-def test_a_vote_that_is_unusable_is_no_thumb_either() -> None:
-    votes = [_vote(1, UP, "x", finish_reason="length"), _vote(2, UP, "same"), _vote(3, DOWN, "same")]
-    pairs, funnel, _ = build(votes, set(), [], thumbs=True)
-    assert (pairs, funnel.thumbs, funnel.left_out) == ([], 0, {"truncated": 1, "contradicted": 2})
-
-
-def test_thumbs_take_no_held_out_place_from_the_pairs() -> None:
-    votes = []
-    for n in range(20):
-        votes += [
-            _vote(2 * n, UP, "good", prompt_digest=f"p{n:02d}"),
-            _vote(2 * n + 1, DOWN, "bad", prompt_digest=f"p{n:02d}"),
-        ]
-    thumbs = [_vote(100 + n, UP, "good", prompt_digest=f"a{n:02d}") for n in range(100)]
-    without, _, _ = build(votes, set(), [], thumbs=True)
-    together, _, _ = build(votes + thumbs, set(), [], thumbs=True)
-    held_out = hold_out(together)
-    assert hold_out(without) == {pair.id for pair in together if pair.id in held_out and not pair.is_thumb}
-    assert len(held_out) == 3 + 15
-
-
-def test_who_voted_is_a_digest_that_no_two_apps_share() -> None:
-    (pair,), _, _ = build([_vote(2, UP, "good", user="ada"), _vote(1, DOWN, "bad", user="bob")], set(), [])
-    assert pair.voter == voter("shop", "bob"), "who voted first"
-    assert pair.voter is not None
-    assert len(pair.voter) == VOTER_DIGITS
-    assert "bob" not in pair.voter
-    assert voter("other", "bob") != pair.voter
-    (thumb,), _, _ = build([_vote(1, UP, "good", user=None)], set(), [], thumbs=True)
-    assert thumb.voter is None
-
-
-# --- in rounds ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture

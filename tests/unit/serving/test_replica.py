@@ -14,7 +14,7 @@ from serving.contracts import BASE, AdapterFiles, Caller, Route
 from serving.errors import RequestRefused, UnknownModel
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS, write_adapter
-from tests.fakes import EOS, EngineDead, FakeEngine, FakeJournal, authors, chunk, until
+from tests.fakes import EOS, EngineDead, FakeEngine, FakeJournal, authors, chunk, text_of, until
 
 SHOP = Caller(app="shop")
 
@@ -179,17 +179,52 @@ async def test_a_stream_is_recorded_before_its_last_chunk(replica: Replica, jour
     assert len(journal.records) == 1
 
 
-async def test_when_the_record_fails_no_answer_is_complete(replica: Replica, journal: FakeJournal) -> None:
+async def test_where_no_answer_goes_out_without_its_record_none_is_complete(
+    replica: Replica, journal: FakeJournal
+) -> None:
     answer = await replica.chat(body(stream=True), SHOP)
     assert answer.stream is not None
-    journal.away = True
+    journal.away = journal.refuses = True
     events: list[str] = []
     with pytest.raises(ConnectionError):
         events += [event async for event in answer.stream]
     assert "data: [DONE]\n\n" not in events
-    with pytest.raises(ConnectionError):
-        await replica.chat(body(), SHOP)
     assert pinned(replica) == {}
+
+
+async def test_where_no_answer_goes_out_without_its_record_none_is_begun(
+    replica: Replica, journal: FakeJournal, engine: FakeEngine
+) -> None:
+    journal.away = journal.refuses = True
+    engine.dead = True  # so that asking it at all would show
+    for stream in (False, True):
+        with pytest.raises(ConnectionError):
+            await replica.chat(body(stream=stream), SHOP)
+
+
+async def test_an_answer_without_its_record_says_that_it_cannot_be_rated(
+    replica: Replica, journal: FakeJournal
+) -> None:
+    rated = await replica.chat(body(), SHOP)
+    assert rated.body is not None and rated.rateable and "rateable" not in rated.body
+    journal.away = True
+    answer = await replica.chat(body(), SHOP)
+    assert answer.body is not None
+    assert answer.body == {**answer.body, "rateable": False}
+    assert not answer.rateable
+    assert replica.status().unlogged == 1
+
+
+async def test_a_stream_says_in_its_last_chunk_that_it_cannot_be_rated(replica: Replica, journal: FakeJournal) -> None:
+    rated, unrated = [await replica.chat(body(stream=True), SHOP) for _ in range(2)]
+    assert rated.stream is not None and unrated.stream is not None
+    whole = [event async for event in rated.stream]
+    journal.away = True
+    *chunks, done = [event async for event in unrated.stream]
+    assert done == "data: [DONE]\n\n"
+    assert ["rateable" in chunk(event) for event in whole] == [False] * len(whole)
+    assert [chunk(event).get("rateable", True) for event in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert [text_of(event) for event in (*chunks, done)] == [text_of(event) for event in whole]
 
 
 async def test_a_refused_body_reaches_neither_engine_nor_record(replica: Replica, journal: FakeJournal) -> None:

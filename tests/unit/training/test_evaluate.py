@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,13 @@ def test_ktos_held_out_loss_has_the_baseline_of_the_held_out_thumbs(examples: Ex
     found = evaluation_metrics(candidate, current, examples, Loss(make_spec(rows=[], objective="kto")))
     up, down = 1 / (1 + math.exp(0.1 * (1 - 0.6))), 1 / (1 + math.exp(0.1 * (0.6 + 3)))
     assert found["eval_loss"] == pytest.approx((up + down) / 2)
+
+
+def test_what_is_measured_counts_in_full(examples: Examples, tmp_path: Path, make_spec: MakeSpec) -> None:
+    lighter = written(tmp_path, [replace(example, weight=0.1) for example in examples])
+    loss = Loss(make_spec(rows=[], objective="dpo+kto"))
+    of_lighter = evaluation_metrics(CANDIDATE, CURRENT, lighter, loss)
+    assert of_lighter == evaluation_metrics(CANDIDATE, CURRENT, examples, loss)
 
 
 def test_nothing_held_out_has_no_metrics(tmp_path: Path, make_spec: MakeSpec) -> None:

@@ -64,9 +64,10 @@ def written(folder: Path, examples: list[Example]) -> Examples:
 token_ids = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
 answers = token_ids.filter(len)
 ids = st.text(st.characters(codec="utf-8"))
+weights = st.floats(0, 1, exclude_min=True)
 examples = st.lists(
-    st.builds(Pair, ids, token_ids, answers, answers, st.booleans())
-    | st.builds(Thumb, ids, token_ids, answers, st.booleans(), st.booleans()),
+    st.builds(Pair, ids, token_ids, answers, answers, st.booleans(), weights)
+    | st.builds(Thumb, ids, token_ids, answers, st.booleans(), st.booleans(), weights),
     max_size=5,
 )
 
@@ -132,6 +133,7 @@ def rows(count: int) -> Iterator[SnapshotRow]:
             [*tokens[48:72], EOS],
             [*tokens[72:], EOS],
             origin=REPLAY if i % 5 == 4 else "new",
+            weight=1 / (1 + i % 3),
         )
 
 
@@ -188,6 +190,15 @@ def test_served_rows_need_no_chat_template(load: Load, tmp_path: Path, models: d
         objective=parse("dpo+kto"),
     )
     assert len(loaded.train) == 3
+
+
+def test_a_correction_to_a_served_answer_is_trained_on_and_never_shortened(load: Load, tokenizer: Any) -> None:
+    corrected = SnapshotRow("a", TRAIN, (7,) * 20, rejected_token_ids=(8, EOS), chosen_text="Rather this", weight=0.25)
+    example = render(corrected, tokenizer, EOS)
+    loaded = load([corrected], context=example.longest)
+    assert (list(loaded.train), loaded.findings) == ([example], ())
+    with pytest.raises(SnapshotInvalid, match=r"1 too_long \(row 1\)"):
+        load([corrected], context=example.longest - 1)
 
 
 def test_a_row_that_is_too_long_is_left_out_and_counted(load: Load) -> None:
@@ -251,4 +262,5 @@ def test_a_round_of_thumbs_learns_from_the_two_thumbs_of_each_pair(load: Load) -
     assert isinstance(first, Thumb) and isinstance(second, Thumb)
     assert (first.up, second.up) == (True, False)
     assert first.prompt == second.prompt
+    assert [example.weight for example in loaded.train] == [1, 1, 1 / 2, 1 / 2, 1 / 3, 1 / 3, 1, 1, 1]
     assert loaded.train.prompts[0] == loaded.train.prompts[1] != loaded.train.prompts[2]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LIGHT = ("contracts", "errors", "objective", "snapshot", "samples", "fingerprints", "adapter", "attempt",
-         "formats", "intake", "standalone", "display")  # fmt: skip
+         "formats", "reading", "intake", "standalone", "display")  # fmt: skip
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -1,25 +1,19 @@
-"""A file on its way to a snapshot: read as a stream, split by prompt, counted, and refused with rows and reasons."""
+"""Preferences on their way to a snapshot: split by prompt, counted, and refused with rows and reasons."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from training.contracts import HELD_OUT, TRAIN
 from training.errors import TrainingError
 from training.formats import Preference
-from training.intake import Fault, Intake, read
+from training.intake import Intake
+from training.reading import Fault
 from training.snapshot import SnapshotRow, iterate, write_snapshot
-
-PAIR = {"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}
 
 
 def ignore(fault: Fault) -> None:
@@ -31,96 +25,7 @@ def intake_of(share: float = 0.5, *, skip_bad: bool = False, on_fault: Callable[
 
 
 def pair(row: int, prompt: str = "Hi", chosen: str = "Hello!") -> Preference:
-    return Preference(row, "standard", [{"role": "user", "content": prompt}], chosen, "What?")
-
-
-def lines(path: Path, *rows: Any) -> Path:
-    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def parquet(path: Path, rows: list[dict[str, Any]], group: int = 512) -> Path:
-    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
-    pq.write_table(pa.table(columns), path, row_group_size=group)
-    return path
-
-
-def refused(path: Path, reason: str) -> None:
-    with pytest.raises(TrainingError, match=reason):
-        list(read(path))
-
-
-# --- files --------------------------------------------------------------------------------------------
-
-
-def test_lines_keep_their_numbers_over_blank_and_bad_ones(tmp_path: Path) -> None:
-    found = list(read(lines(tmp_path / "pairs.jsonl", PAIR, "\n", "{\n", PAIR | {"chosen": "Good day!"})))
-    assert [item.row for item in found] == [1, 3, 4]
-    assert isinstance(found[1], Fault) and found[1].reason.startswith("not valid JSON")
-
-
-def test_separators_within_a_text_do_not_end_a_line(tmp_path: Path) -> None:
-    text = "one\u2028two\x85three"
-    path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps(PAIR | {"chosen": text}, ensure_ascii=False) + "\n")
-    (found,) = read(path)
-    assert isinstance(found, Preference) and found.chosen == text
-
-
-def test_parquet_says_what_json_lines_say(tmp_path: Path) -> None:
-    user, good, bad = (
-        {"content": c, "role": r} for c, r in (("Hi", "user"), ("Hello!", "assistant"), ("?", "assistant"))
-    )
-    rows = [
-        {"prompt": [user], "chosen": [good], "rejected": [bad], "score": 1.0},
-        {"prompt": [user], "completion": [good], "label": False, "score": 0.5},
-    ]
-    assert list(read(parquet(tmp_path / "pairs.parquet", rows))) == list(read(lines(tmp_path / "pairs.jsonl", *rows)))
-
-
-def test_a_bad_row_of_parquet_has_its_number(tmp_path: Path) -> None:
-    found = list(read(parquet(tmp_path / "pairs.parquet", [PAIR, PAIR | {"chosen": " "}])))
-    assert found[1] == Fault(2, "chosen", "empty text")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"prompt,chosen,rejected\na,b,c\n", "neither Parquet nor JSON lines"),
-        (b"\x1f\x8b\x08compressed", "neither Parquet nor JSON lines"),
-        (b'\n [{"prompt": "Hi"}]', "is one JSON array: .*jq"),
-        (b"PAR1 and then nothing", "cannot be read"),
-    ],
-)
-def test_a_file_of_another_kind_is_refused_as_a_whole(tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "pairs.jsonl").write_bytes(content)
-    refused(tmp_path / "pairs.jsonl", reason)
-
-
-def test_a_directory_and_parquet_with_other_columns_are_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "is a directory")
-    refused(parquet(tmp_path / "pairs.parquet", [{"question": "Hi"}]), "has the columns question")
-
-
-def test_reading_lines_takes_no_more_memory_than_a_few_of_them(tmp_path: Path) -> None:
-    path = lines(tmp_path / "pairs.jsonl", *(PAIR | {"chosen": f"{i:04d}" * 500} for i in range(2000)))
-    tracemalloc.start()
-    rows = sum(1 for _ in read(path))
-    peak_bytes = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert rows == 2000
-    assert peak_bytes < path.stat().st_size / 10
-
-
-def test_reading_parquet_takes_no_more_memory_than_a_few_row_groups(tmp_path: Path) -> None:
-    rows = [PAIR | {"chosen": f"{i:05d}" * 200} for i in range(512 * 20)]
-    path = parquet(tmp_path / "pairs.parquet", rows)
-    before_bytes = pa.total_allocated_bytes()
-    peak_bytes = max(pa.total_allocated_bytes() - before_bytes for _ in read(path))
-    assert 0 < peak_bytes < 1000 * len(rows) / 4
-
-
-# --- rows of the snapshot -----------------------------------------------------------------------------
+    return Preference(row, "trl", [{"role": "user", "content": prompt}], chosen, "What?")
 
 
 def test_rows_are_in_order_and_unique_although_they_repeat_each_other(tmp_path: Path) -> None:

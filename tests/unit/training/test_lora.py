@@ -192,3 +192,62 @@ def test_without_its_update_a_policy_is_the_base_and_with_it_itself_again(
         with pytest.raises(ZeroDivisionError), lora.without_update(policy.base):
             raise ZeroDivisionError
         assert torch.equal(policy.base(TOKEN_IDS).logits, with_update)
+
+
+def gradients_of(policy: Policy) -> list[Tensor]:
+    return list(torch.autograd.grad(loss_of(policy.base), policy.trainable))
+
+
+def test_a_kept_copy_gives_the_same_bits_and_is_not_used_once_the_update_has_changed(
+    moved_policy: Callable[[str], Policy],
+) -> None:
+    policy, plain = moved_policy("llama"), moved_policy("llama")
+    policy.keep_merged()
+    layers = [layer for _, layer in lora.layers(policy.base)]
+    policy.merge()
+    kept = [layer.merged for layer in layers]
+    assert all(merged is not None for merged in kept)
+    for _ in range(2):  # the second time with another update and a copy of the first one
+        assert all(torch.equal(*pair) for pair in zip(gradients_of(policy), gradients_of(plain), strict=True))
+        for either in (policy, plain):
+            torch.optim.AdamW(either.trainable, lr=0.1).step(lambda either=either: _step(either))
+    policy.merge()
+    assert all(layer.merged is merged for layer, merged in zip(layers, kept, strict=True))  # written again, in place
+    assert all(torch.equal(*pair) for pair in zip(gradients_of(policy), gradients_of(plain), strict=True))
+
+
+def _step(policy: Policy) -> float:
+    for parameter, gradient in zip(policy.trainable, gradients_of(policy), strict=True):
+        parameter.grad = gradient
+    return 0.0
+
+
+def test_without_its_update_a_policy_is_the_base_whatever_copy_it_keeps(moved_policy: Callable[[str], Policy]) -> None:
+    policy, plain = moved_policy("llama"), moved_policy("llama")
+    policy.keep_merged()
+    policy.merge()
+    with torch.no_grad(), lora.without_update(policy.base), lora.without_update(plain.base):
+        assert torch.equal(policy.base(TOKEN_IDS).logits, plain.base(TOKEN_IDS).logits)
+
+
+def test_a_copy_that_is_written_again_before_the_backward_pass_is_an_error(
+    moved_policy: Callable[[str], Policy],
+) -> None:
+    policy = moved_policy("llama")
+    policy.keep_merged()
+    policy.merge()
+    loss = loss_of(policy.base)
+    policy.load({name: 2 * tensor for name, tensor in policy.weights().items()})
+    policy.merge()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, policy.trainable)
+
+
+def test_bfloat16_keeps_no_copy_because_the_update_would_be_rounded_away(
+    moved_policy: Callable[[str], Policy],
+) -> None:
+    policy = moved_policy("llama")
+    policy.to_bfloat16()
+    policy.keep_merged()
+    policy.merge()
+    assert all(layer.merged is None for _, layer in lora.layers(policy.base))

@@ -168,7 +168,8 @@ def test_a_hinge_is_satisfied_by_a_margin_of_one(chosen: float, rejected: float)
 
 def thumbs(log_ratios: list[float], up: list[bool], baseline: float = 0.0) -> ThumbBatch:
     reference = torch.linspace(-50, -10, len(up), dtype=torch.float64)
-    return ThumbBatch(reference + doubles(log_ratios), reference, torch.tensor(up), doubles(baseline))
+    of_each = torch.ones(len(up), dtype=torch.float64)
+    return ThumbBatch(reference + doubles(log_ratios), reference, torch.tensor(up), doubles(baseline), of_each)
 
 
 LOG_RATIOS, UP = [3.0, -5.0, -0.5, 0.5], [True, False, True, False]
@@ -209,10 +210,19 @@ def test_thumbs_up_and_down_have_weights_of_their_own_and_the_term_one_for_both(
     assert weighted == nine_digits([factor * loss for factor, loss in zip([1, 1.5, 1, 1.5], plain, strict=True)])
 
 
+@pytest.mark.parametrize("objective", ["kto", "0.5*apo_zero_unpaired"])
+def test_a_thumb_counts_by_its_weight(objective: str) -> None:
+    batch = thumbs(LOG_RATIOS, UP, 0.15)
+    full = thumbs_losses(objective, batch).tolist()
+    weights = [1, 0.5, 0.25, 0]
+    weighted = thumbs_losses(objective, replace(batch, weights=doubles(weights))).tolist()
+    assert weighted == [weight * loss for weight, loss in zip(weights, full, strict=True)]
+
+
 @given(nats, st.booleans(), st.floats(0, 100))
 def test_a_thumb_pulls_its_answer_up_or_pushes_it_down(log_ratio: float, up: bool, baseline: float) -> None:
     policy = doubles([log_ratio]).requires_grad_()
-    batch = ThumbBatch(policy, doubles([0.0]), torch.tensor([up]), doubles(baseline))
+    batch = ThumbBatch(policy, doubles([0.0]), torch.tensor([up]), doubles(baseline), doubles([1.0]))
     loss = thumbs_losses("kto", batch)
     (gradient,) = torch.autograd.grad(loss.sum(), policy)
     assert 0 <= loss.item() <= 1

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from tests.tiny_models import ARCHITECTURES
 from tests.unit.training.conftest import plan_of, random_pairs, random_thumbs, written
-from training.memory import activation_bytes_per_token, free_bytes, keep_heap, needs_checkpointing
+from training.lora import layers
+from training.memory import (
+    activation_bytes_per_token,
+    free_bytes,
+    has_room_for_merged,
+    keep_heap,
+    needs_checkpointing,
+)
 from training.pairs import Pair
 from training.policy import Policy
 from training.rows import FULL, Item, Layout, lay_out
@@ -71,6 +78,24 @@ def test_only_what_would_not_fit_is_computed_twice(tmp_path_factory: pytest.Temp
     assert free_bytes(ALONE.device) > 2**20
     assert not needs_checkpointing(1.0, plan, ALONE.device)
     assert needs_checkpointing(2.0**40, plan, ALONE.device)
+
+
+def test_a_copy_of_the_matrices_is_kept_where_it_takes_little_of_the_memory(
+    moved_policy: Callable[[str], Policy],
+) -> None:
+    policy = moved_policy("llama")
+    assert has_room_for_merged(policy)
+    for _, layer in layers(policy.base):
+        layer.base_layer.in_features = 2**40
+    assert not has_room_for_merged(policy)
+
+
+def test_a_kept_copy_is_no_activation(moved_policy: Callable[[str], Policy]) -> None:
+    policy = moved_policy("llama")
+    before = activation_bytes_per_token(policy, EXAMPLES, "shared")
+    policy.keep_merged()
+    policy.merge()
+    assert activation_bytes_per_token(policy, EXAMPLES, "shared") == before
 
 
 def test_a_process_can_keep_what_it_frees() -> None:

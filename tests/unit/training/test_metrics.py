@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from tests.unit.training.conftest import MakeSpec
 from training.contracts import StepMetrics, trl_name
+from training.losses import replay_weights
 from training.metrics import MAX_STEPS_KEPT, Facts, History, Loss, Scale, facts, preference_metrics
 from training.pairs import Pair, Thumb
 
@@ -132,6 +135,17 @@ def test_replayed_pairs_that_are_satisfied_count_less_and_new_ones_always_one(ma
     expected = torch.log(torch.tensor(2.0)).item() * (new + learned + forgotten) / 3
     scale = Scale.of(known, reference, reference)
     assert loss(reference, reference, known, scale).item() == pytest.approx(expected)  # divided by pairs, not weights
+
+
+def test_an_examples_own_weight_multiplies_that_of_replay_and_nothing_is_divided_by_it(make_spec: MakeSpec) -> None:
+    reference = both([[-10.0, -40.0]] * 2 + [[-10.0, 0.0]])
+    pairs = [replace(example(5, 5, replay=replay), weight=0.5) for replay in (False, True)]
+    known = facts([*pairs, Thumb("thumb", (1,), (2,), up=True, weight=0.25)], [False] * 3, CPU)
+    loss, scale = Loss(make_spec(objective="dpo+apo_zero_unpaired")), Scale.of(known, reference, reference)
+    new, learned = loss.weights(reference, known).tolist()
+    assert (new, learned) == (0.5, 0.5 * replay_weights(reference[1:2, :, 0], loss.settings.beta).item())
+    expected = math.log(2) * (new + learned) / 2 + 0.25 * 0.5
+    assert loss(reference, reference, known, scale).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_discount_is_in_the_ratios_and_not_in_the_logps() -> None:

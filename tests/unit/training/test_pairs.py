@@ -42,6 +42,21 @@ def test_a_row_with_one_answer_is_a_thumb(tokenizer: Any) -> None:
     assert thumb == Thumb("i", pair.prompt, pair.rejected, up=False)
 
 
+def test_a_correction_is_encoded_beside_recorded_tokens_and_ends_its_turn(tokenizer: Any) -> None:
+    corrected = replace(SERVED, chosen_token_ids=None, chosen_text="Paris.")
+    pair, of_import = render(corrected, tokenizer, EOS), render(imported(), tokenizer, EOS)
+    assert isinstance(of_import, Pair)
+    assert pair == Pair("s", (7, 8), of_import.chosen, (10, 11))
+    assert render(replace(corrected, rejected_token_ids=None), tokenizer, EOS) == Thumb(
+        "s", (7, 8), of_import.chosen, up=True
+    )
+
+
+def test_a_row_keeps_its_weight(tokenizer: Any) -> None:
+    rows = SERVED, replace(SERVED, chosen_token_ids=None), imported(), replace(imported(), rejected_text=None)
+    assert [render(replace(row, weight=0.3), tokenizer, EOS).weight for row in rows] == [0.3] * 4
+
+
 def test_what_an_earlier_round_has_learned_is_known_as_such(tokenizer: Any) -> None:
     assert not render(SERVED, tokenizer, EOS).replay
     assert render(replace(SERVED, origin=REPLAY), tokenizer, EOS).replay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +23,9 @@ SERVED = SnapshotRow("b", TRAIN, (1, 2), (3, 4), (5,))
 IMPORTED = SnapshotRow(
     "a", HELD_OUT, messages='[{"role":"user","content":"Hi ☀"}]', chosen_text="Hello", rejected_text="No"
 )
-THUMB = SnapshotRow("c", TRAIN, (1, 2), rejected_token_ids=(7,), origin=REPLAY, voter="v")
-ROWS = [SERVED, IMPORTED, THUMB]
+THUMB = SnapshotRow("c", TRAIN, (1, 2), rejected_token_ids=(7,), origin=REPLAY, voter="v", weight=0.3)
+CORRECTED = SnapshotRow("d", TRAIN, (1, 2, 3), rejected_token_ids=(7,), chosen_text="Rather this")
+ROWS = [SERVED, IMPORTED, CORRECTED, THUMB]
 
 
 def as_read(row: SnapshotRow) -> SnapshotRow:
@@ -35,7 +37,7 @@ def as_read(row: SnapshotRow) -> SnapshotRow:
 def test_written_rows_are_read_back_in_the_order_of_their_ids(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "snapshot.parquet"
     digest = write_snapshot(path, ROWS)
-    assert list(iterate(path)) == [as_read(row) for row in (IMPORTED, SERVED, THUMB)]
+    assert list(iterate(path)) == [as_read(row) for row in (IMPORTED, SERVED, THUMB, CORRECTED)]
     assert digest == pair_digest(iterate(path)) == pair_digest(ROWS)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
@@ -53,22 +55,25 @@ sides = st.sampled_from([(True, True), (True, False), (False, True)])
 
 @st.composite
 def snapshot_rows(draw: st.DrawFn) -> list[SnapshotRow]:
-    """Pairs and thumbs, served and imported, each with a prompt of its own."""
+    """Pairs and thumbs, served and imported, corrected or not, each with a prompt of its own."""
     rows = []
     for n, pair_id in enumerate(draw(st.lists(texts, unique=True, max_size=6))):
         common = {
             "split": draw(st.sampled_from([TRAIN, HELD_OUT])),
             "origin": draw(st.sampled_from([NEW, REPLAY])),
             "voter": draw(st.none() | texts),
+            "weight": draw(st.floats(0, 1, exclude_min=True)),
         }
         up, down = draw(sides)
         if draw(st.booleans()):
             chosen, rejected = draw(st.tuples(token_ids, token_ids).filter(lambda both: both[0] != both[1]))
+            correction = draw(st.none() | texts)
             row = SnapshotRow(
                 pair_id,
                 prompt_token_ids=[n, *draw(token_ids)],
-                chosen_token_ids=chosen if up else None,
+                chosen_token_ids=chosen if up and correction is None else None,
                 rejected_token_ids=rejected if down else None,
+                chosen_text=correction if up else None,
                 **common,
             )
         else:
@@ -110,6 +115,9 @@ def test_the_digest_does_not_depend_on_the_order_of_rows(rows: list[SnapshotRow]
         replace(SERVED, chosen_token_ids=None),
         replace(SERVED, origin=REPLAY),
         replace(SERVED, voter="v"),
+        replace(SERVED, weight=0.5),
+        replace(SERVED, chosen_token_ids=None, chosen_text="x"),
+        replace(SERVED, rejected_token_ids=None, rejected_text="x"),
     ],
 )
 def test_the_digest_depends_on_every_value(changed: SnapshotRow) -> None:
@@ -123,10 +131,18 @@ def test_the_digest_depends_on_every_value(changed: SnapshotRow) -> None:
         (replace(SERVED, split="test"), "split 'test'"),
         (replace(SERVED, origin="old"), "origin 'old' is neither 'new' nor 'replay'"),
         (replace(SERVED, voter=""), "voter is empty"),
-        (replace(SERVED, prompt_token_ids=None), "give either"),
-        (replace(SERVED, chosen_text="x"), "give either"),
-        (replace(IMPORTED, chosen_token_ids=(1,)), "give either"),
-        (replace(SERVED, messages="[]", chosen_text="x", rejected_text="y"), "give either"),
+        (replace(SERVED, weight=0.0), "weight 0.0 is no float above 0 and at most 1"),
+        (replace(SERVED, weight=1.5), "weight 1.5 is"),
+        (replace(SERVED, weight=math.nan), "weight nan is"),
+        (replace(SERVED, weight=1), "weight 1 is"),  # another digest than that of the 1.0 which is read back
+        (replace(SERVED, prompt_token_ids=None), "give either prompt_token_ids or messages"),
+        (replace(SERVED, messages="[]"), "give either prompt_token_ids or messages, and not both"),
+        (replace(SERVED, chosen_text="x"), "chosen_token_ids and chosen_text are both given"),
+        (replace(SERVED, rejected_text="x"), "rejected_token_ids and rejected_text are both given"),
+        (replace(CORRECTED, chosen_text=""), "chosen_text is empty"),
+        (replace(CORRECTED, rejected_text="Rather this", rejected_token_ids=None), "the same"),
+        (replace(IMPORTED, chosen_token_ids=(1,)), "answers to messages are texts"),
+        (replace(IMPORTED, chosen_text=None, chosen_token_ids=(1,)), "answers to messages are texts"),
         (replace(SERVED, chosen_token_ids=None, rejected_token_ids=None), "neither a chosen nor a rejected answer"),
         (replace(SERVED, prompt_token_ids=()), "prompt_token_ids is empty"),
         (replace(THUMB, rejected_token_ids=()), "rejected_token_ids is empty"),
@@ -134,13 +150,13 @@ def test_the_digest_depends_on_every_value(changed: SnapshotRow) -> None:
         (replace(SERVED, rejected_token_ids=(2**31,)), "no token id"),
         (replace(SERVED, rejected_token_ids=(2**70,)), "no token id"),
         (replace(SERVED, rejected_token_ids=(1.5,)), "no token id"),
-        (replace(SERVED, rejected_token_ids=(3, 4)), "the same tokens"),
+        (replace(SERVED, rejected_token_ids=(3, 4)), "chosen and rejected are the same"),
         (replace(IMPORTED, messages="{"), "not JSON"),
         (replace(IMPORTED, messages="[]"), "non-empty list"),
         (replace(IMPORTED, messages='[{"role": "user"}]'), "lacks its role or its content"),
         (replace(IMPORTED, chosen_text=None, rejected_text=None), "neither a chosen nor a rejected answer"),
-        (replace(IMPORTED, chosen_text=""), "empty"),
-        (replace(IMPORTED, chosen_text="No"), "the same text"),
+        (replace(IMPORTED, chosen_text=""), "chosen_text is empty"),
+        (replace(IMPORTED, chosen_text="No"), "chosen and rejected are the same"),
     ],
 )
 def test_a_bad_row_is_refused_by_name_and_nothing_is_left(row: SnapshotRow, reason: str, tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def test_a_run_says_what_it_does_and_where_everything_is(pairs: Path, models: di
     out = tmp_path / "out"
     result = run(pairs, models["llama"], out, trackers="tensorboard", objective="dpo+0.2*nll", epochs=2)
     assert result.exit_code == 0, result.output
-    assert "recognised: 40 standard, {prompt, chosen, rejected} of strings" in result.stderr
+    assert "format: trl (32 of 32 first rows)" in result.stderr
+    assert "read: 40 trl, {prompt, chosen, rejected} of strings" in result.stderr
     assert "step 1 of " in result.stderr
     assert {path.name for path in out.iterdir()} == {"adapter", "curves.svg", "metrics", "samples.json"}
     said = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line)
@@ -118,7 +119,7 @@ def test_of_many_bad_rows_the_first_are_named(models: dict[str, Path], tmp_path:
 
 
 def test_a_forced_format_refuses_the_others(pairs: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    failed(run(pairs, models["llama"], tmp_path / "out", format="kto"), 1, "its format is standard, not kto")
+    failed(run(pairs, models["llama"], tmp_path / "out", format="kto"), 1, "its format is trl, not kto")
 
 
 def test_an_adapter_is_never_overwritten(models: dict[str, Path], tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_an_adapter_is_never_overwritten(models: dict[str, Path], tmp_path: Path
         ({"ordinal": 0}, "Invalid value for --ordinal"),
         ({"held_out": 1}, "--held-out"),
         ({"trackers": "tensorboard,nothing"}, "Invalid value for --trackers"),
-        ({"format": "alpaca"}, "--format"),
+        ({"format": "standard"}, "--format"),
         ({"colour": "blue"}, "--colour"),
     ],
 )

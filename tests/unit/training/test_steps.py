@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def test_two_workers_share_a_step_and_get_the_gradient_of_one(objective: str, st
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
 
 
+def test_a_worker_without_a_micro_batch_of_its_own_adds_nothing(start: Start) -> None:
+    whole = {"plan": {"per_step": 12, "token_budget": 10_000}}
+    (alone, policy) = start(**whole)
+    step = alone._plan[0]
+    assert len(step.micro_batches) == 1
+    alone.gradients(step)
+    idle = HalfOfTwo(1, 2, ALONE.device)
+    start(world=idle, **whole)[0].gradients(step)
+    first, halves = start(world=HalfOfTwo(0, 2, ALONE.device, heard=idle.said), **whole)
+    first.gradients(step)
+    for ours, theirs in zip(halves.trainable, policy.trainable, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("layout", ["shared", "dense"])
 @pytest.mark.parametrize("objective", [*PAIRED, *UNPAIRED, "rpo", "dpo+kto"])
 def test_step_0_is_exact_for_every_objective(objective: str, layout: str, start: Start) -> None:
@@ -180,6 +195,14 @@ def test_replayed_pairs_that_are_satisfied_pull_less(start: Start) -> None:
     assert norms[1] < norms[0]
     weight = replay_weights(torch.stack([satisfied, satisfied.new_zeros(())])[None], beta=0.3).item()
     assert norms[1] / norms[0] == pytest.approx(weight, rel=1e-6)
+
+
+@pytest.mark.parametrize(("objective", "example"), [("rpo", PAIRS[0]), ("apo_zero_unpaired", THUMBS[0])])
+def test_an_example_of_half_the_weight_has_half_the_gradient(objective: str, example: Example, start: Start) -> None:
+    whole, half = (run(start(objective, examples=[replace(example, weight=w)])[0])[0] for w in (1.0, 0.5))
+    assert half.loss == whole.loss / 2
+    assert half.grad_norm == pytest.approx(whole.grad_norm / 2, rel=1e-6)
+    assert half.rewards_chosen == whole.rewards_chosen
 
 
 @pytest.mark.parametrize("layout", ["shared", "dense"])

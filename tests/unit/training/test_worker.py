@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
+import pytest
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from training.contracts import Progress, StepMetrics
 from training.errors import NotFinite
+from training.process import importing
 from training.round import reason
 from training.worker import Reports, threads
 
@@ -37,6 +40,18 @@ def test_short_steps_are_reported_together_and_nothing_is_lost_or_reordered() ->
     batches = [[Progress.model_validate(entry) for entry in metrics["progress"]] for metrics in sent]
     assert [len(batch) for batch in batches] == [1, 1, 3, 2]
     assert [entry for batch in batches for entry in batch] == told
+
+
+def test_imports_are_not_searched_for_garbage_and_all_else_is() -> None:
+    def missing() -> None:
+        assert not gc.isenabled()
+        raise ImportError
+
+    assert gc.isenabled()
+    with pytest.raises(ImportError), importing():
+        missing()
+    assert gc.isenabled()
+    gc.unfreeze()
 
 
 def test_half_the_cores_are_left_to_the_chats() -> None:

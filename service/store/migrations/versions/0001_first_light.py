@@ -23,6 +23,15 @@ def upgrade() -> None:
     _audit()
 
 
+def downgrade() -> None:
+    """Back to an empty database: all that was ever kept is gone."""
+    for table in ("audit", "route", "adapters", "round_pairs", "round_events", "rounds", "imported_pairs", "feedback"):
+        op.drop_table(table)
+    op.execute(sa.schema.DropSequence(sa.Sequence("adapter_ordinals")))
+    for table in ("choices", "completions", "keys"):
+        op.drop_table(table)
+
+
 def _time(name: str) -> sa.Column[object]:
     return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False)
 

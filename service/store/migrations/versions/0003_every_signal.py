@@ -42,13 +42,24 @@ def downgrade() -> None:
         op.alter_column("imported_pairs", column, nullable=False)
     op.drop_index("ix_round_pairs_rejected_completion_id", "round_pairs")
     op.drop_index("ix_round_pairs_chosen_completion_id", "round_pairs")
-    op.drop_column("round_pairs", "correction")
+    op.drop_index("ix_round_pairs_voted_at", "round_pairs")
+    for column in ("correction", "charged_to", "voted_at"):
+        op.drop_column("round_pairs", column)
+    op.drop_index("ix_imported_pairs_stale", "imported_pairs")
+    op.drop_column("imported_pairs", "stale")
     op.alter_column("round_pairs", "source", new_column_name="origin")
     op.execute("UPDATE round_pairs SET origin = 'votes' WHERE origin <> 'import'")
-    for table in ("quarantined_votes", "quarantine", "vote_fates", "preference_pairs", "stale_prompts"):
+    for table in (
+        "quarantined_votes",
+        "quarantine",
+        "vote_fates",
+        "preference_state",
+        "preference_pairs",
+        "stale_prompts",
+    ):
         op.drop_table(table)
     op.execute("DELETE FROM feedback WHERE kind <> 'rating'")
-    for index in ("created_at", "rival", "choice", "user", "prompt", "target"):
+    for index in ("tags", "created_at", "rival", "choice", "user", "prompt", "target"):
         op.drop_index(f"ix_feedback_{index}", "feedback")
     op.drop_constraint(op.f("ck_feedback_says_one_thing"), "feedback")
     op.drop_constraint("fk_feedback_rival", "feedback")
@@ -115,6 +126,9 @@ def _feedback() -> None:
     op.create_index("ix_feedback_choice", "feedback", ["completion_id", "choice_index"])
     op.create_index("ix_feedback_rival", "feedback", ["rival_completion_id", "rival_choice_index"])
     op.create_index("ix_feedback_created_at", "feedback", ["created_at"])
+    op.create_index(
+        "ix_feedback_tags", "feedback", ["tags"], postgresql_using="gin", postgresql_where=sa.text("tags <> '{}'")
+    )
 
 
 def _derived() -> None:
@@ -130,7 +144,7 @@ def _derived() -> None:
         "preference_pairs",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("app", sa.Text(), nullable=False),
+        sa.Column("app", sa.Text()),
         sa.Column("prompt_digest", sa.Text(), nullable=False),
         sa.Column("chosen_completion_id", sa.Text()),
         sa.Column("chosen_choice_index", sa.Integer()),
@@ -138,20 +152,39 @@ def _derived() -> None:
         sa.Column("rejected_choice_index", sa.Integer()),
         sa.Column("correction", sa.BigInteger()),
         sa.Column("votes", sa.ARRAY(sa.BigInteger()), nullable=False),
-        sa.Column("voter", sa.Text(), nullable=False),
+        sa.Column("voter", sa.Text()),
         sa.Column("voters", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("charged_to", sa.ARRAY(sa.Text()), nullable=False),
         sa.Column("adapters", sa.ARRAY(sa.Text()), nullable=False),
         sa.Column("tags", sa.ARRAY(sa.Text()), nullable=False),
-        sa.Column("voted_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("voted_at", sa.DateTime(timezone=True)),
         sa.Column("chosen_length", sa.Integer(), nullable=False),
         sa.Column("rejected_length", sa.Integer(), nullable=False),
         sa.Column("copied", sa.Float(), nullable=False),
         sa.Column("signature", sa.ARRAY(sa.BigInteger()), nullable=False),
+        sa.Column("alone", sa.Text()),
+        sa.Column("left_out", sa.Text()),
         sa.PrimaryKeyConstraint("id", name="pk_preference_pairs"),
     )
     op.create_index("ix_preference_pairs_app", "preference_pairs", ["app", "prompt_digest"])
     op.create_index("ix_preference_pairs_source", "preference_pairs", ["source"])
     op.create_index("ix_preference_pairs_voter", "preference_pairs", ["voter", "voted_at"])
+    for column in ("alone", "left_out"):
+        op.create_index(
+            f"ix_preference_pairs_{column}",
+            "preference_pairs",
+            [column],
+            postgresql_where=sa.text(f"{column} IS NOT NULL"),
+        )
+    op.create_table(
+        "preference_state",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("guarded", sa.Text()),
+        sa.Column("funnels", JSONB(none_as_null=True)),
+        sa.PrimaryKeyConstraint("id", name="pk_preference_state"),
+        sa.CheckConstraint("id = 1", name=op.f("ck_preference_state_single_row")),
+    )
     op.create_table(
         "vote_fates",
         sa.Column("seq", sa.BigInteger(), nullable=False),
@@ -163,7 +196,7 @@ def _derived() -> None:
         sa.ForeignKeyConstraint(["seq"], ["feedback.seq"], name="fk_vote_fates_seq", ondelete="CASCADE"),
     )
     op.create_index("ix_vote_fates_app", "vote_fates", ["app", "prompt_digest"])
-    op.create_index("ix_vote_fates_reason", "vote_fates", ["reason"])
+    op.create_index("ix_vote_fates_reason", "vote_fates", ["reason", "seq"])
     op.create_index("ix_vote_fates_pair_id", "vote_fates", ["pair_id"])
 
 
@@ -184,6 +217,13 @@ def _quarantine() -> None:
     )
     op.create_index("ix_quarantine_app", "quarantine", ["app", "user"])
     op.create_index("ix_quarantine_status", "quarantine", ["status"])
+    op.create_index(
+        "uq_quarantine_held",
+        "quarantine",
+        ["kind", "app", "user"],
+        unique=True,
+        postgresql_where=sa.text("status = 'held'"),
+    )
     op.create_table(
         "quarantined_votes",
         sa.Column("seq", sa.BigInteger(), nullable=False),
@@ -205,10 +245,18 @@ def _imports_and_rounds() -> None:
     op.create_check_constraint(
         op.f("ck_imported_pairs_has_an_answer"), "imported_pairs", "num_nonnulls(chosen, rejected) > 0"
     )
+    op.add_column("imported_pairs", sa.Column("stale", sa.Boolean(), server_default=sa.text("true"), nullable=False))
+    op.create_index("ix_imported_pairs_stale", "imported_pairs", ["seq"], postgresql_where=sa.text("stale"))
     op.alter_column("round_pairs", "origin", new_column_name="source")
     op.execute("UPDATE round_pairs SET source = 'same_prompt' WHERE source = 'votes' AND "
                "num_nonnulls(chosen_completion_id, rejected_completion_id) = 2")  # fmt: skip
     op.execute("UPDATE round_pairs SET source = 'thumb' WHERE source = 'votes'")
     op.add_column("round_pairs", sa.Column("correction", sa.BigInteger()))
+    op.add_column(
+        "round_pairs",
+        sa.Column("charged_to", sa.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    )
+    op.add_column("round_pairs", sa.Column("voted_at", sa.DateTime(timezone=True)))
+    op.create_index("ix_round_pairs_voted_at", "round_pairs", ["voted_at"])
     op.create_index("ix_round_pairs_chosen_completion_id", "round_pairs", ["chosen_completion_id"])
     op.create_index("ix_round_pairs_rejected_completion_id", "round_pairs", ["rejected_completion_id"])

@@ -1,0 +1,60 @@
+"""The sweeper: now and then it looks for what is past its time, and deletes it. The section `[retention]`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import Unavailable
+from service.keeping import snapshots
+from service.keeping.settings import RetentionSettings
+from service.store.store import Store
+
+log = logging.getLogger(__name__)
+
+WHO = "retention"  # in the audit
+
+
+@dataclass(frozen=True)
+class Sweeper:
+    """One per service, in the Conductor. Two at once would do no harm."""
+
+    store: Store
+    settings: RetentionSettings
+    rounds: Path  # the folder of the rounds
+
+    async def run(self) -> None:
+        """For ever: sweep, and rest."""
+        while True:
+            try:
+                await self.sweep()
+            except (Unavailable, OSError) as error:  # what is past its time will still be so
+                log.warning("the sweep waits: %s", error)
+            await asyncio.sleep(60 * self.settings.sweep_minutes)
+
+    async def sweep(self) -> dict[str, int]:
+        """Deletes all that is past its time; how much of each kind. In the audit, unless there was nothing."""
+        found: dict[str, int] = {}
+        retention, settings = self.store.retention, self.settings
+        if settings.feedback_days is not None:  # first, for a completion stays as long as votes speak of it
+            found["votes"] = await retention.drop_votes(settings.feedback_days)
+        if settings.completion_days is not None:
+            found["completions"] = await retention.drop_unvoted_completions(settings.completion_days)
+            found["completions_emptied"] = await retention.forget_completions(settings.completion_days)
+        if settings.snapshot_days is not None:
+            over = await retention.rounds_over(settings.snapshot_days)
+            found["snapshots"] = await asyncio.to_thread(self._remove_snapshots, set(over))
+        if any(found.values()):
+            await self.store.audit.write(who=WHO, action="sweep", subject="retention", detail=found)
+        return found
+
+    def _remove_snapshots(self, over: set[int]) -> int:
+        removed = 0
+        for number, folder in snapshots.folders(self.rounds):
+            if number in over and (folder / snapshots.SNAPSHOT).is_file():
+                snapshots.remove_samples(folder)
+                (folder / snapshots.SNAPSHOT).unlink()
+                removed += 1
+        return removed
