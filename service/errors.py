@@ -76,6 +76,8 @@ class Unavailable(HeliotropeError):
     type = "service_unavailable_error"
 
 
+LONGEST_FIELD = 100  # characters of a caller's own field name that are repeated to them
+
 TYPE_OF_STATUS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -110,7 +112,7 @@ def _encodable(text: str) -> str:
 def from_faults(faults: Sequence[Mapping[str, Any]]) -> BadRequest:
     """The first of pydantic's faults as one error that names the field and the remedy."""
     fault = faults[0]
-    field = ".".join(str(part) for part in fault["loc"]) or None
+    field = ".".join(str(part) for part in fault["loc"])[:LONGEST_FIELD] or None
     if fault["type"] == "extra_forbidden":
         return BadRequest(f"Unknown field '{field}'. Remove it.", param=field, code="unknown_parameter")
     if fault["type"] == "missing":

@@ -180,13 +180,18 @@ class Rounds:
         folder.mkdir(parents=True, exist_ok=True)
         snapshot = folder / "pairs.parquet"
         digest = await asyncio.to_thread(write_snapshot, snapshot, collected.rows)
-        round = await self._store.rounds.next_attempt(round.n, round.attempt)
-        await self._store.rounds.freeze(
-            round.n, attempt=round.attempt, pairs=collected.pairs, held_out=collected.held_out,
-            rows=len(collected.rows), parent=parent, snapshot=str(snapshot), pair_digest=digest,
-            funnel=collected.funnel.model_dump(mode="json"),
-            adapter_ordinal=await self._store.adapters.next_ordinal(),
-        )  # fmt: skip
+        try:
+            round = await self._store.rounds.next_attempt(round.n, round.attempt)
+            await self._store.rounds.freeze(
+                round.n, attempt=round.attempt, pairs=collected.pairs, held_out=collected.held_out,
+                rows=len(collected.rows), parent=parent, snapshot=str(snapshot), pair_digest=digest,
+                funnel=collected.funnel.model_dump(mode="json"),
+                adapter_ordinal=await self._store.adapters.next_ordinal(),
+            )  # fmt: skip
+        except StaleRound:
+            if (await self._store.rounds.get(round.n)).state.final:  # cancelled, perhaps to erase what is in the file
+                snapshot.unlink(missing_ok=True)
+            raise
 
     async def _train(self, round: Round) -> None:
         """Let attempts follow one another until one reports, or none may follow any more."""

@@ -99,7 +99,7 @@ def embedded_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session")
 def database_engine(database_url: str) -> Iterator[Engine]:
     """Outside of any event loop, for what the store itself does not offer."""
-    engine = create_engine(database_url)
+    engine = create_engine(database_url, pool_pre_ping=True)  # some tests cut all connections
     yield engine
     engine.dispose()
 

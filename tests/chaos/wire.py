@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from sqlalchemy import make_url
 
@@ -39,16 +40,17 @@ class Wire:
             writer.close()
             return
         talk = _Talk(self._before_commit, self._after_commit)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await asyncio.wait(
-                [
-                    asyncio.create_task(talk.out(reader, to_server)),
-                    asyncio.create_task(talk.back(from_server, writer)),
-                ],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+        ways = (talk.out(reader, to_server), talk.back(from_server, writer))
+        await asyncio.wait(
+            [asyncio.create_task(_until_it_breaks(way)) for way in ways], return_when=asyncio.FIRST_COMPLETED
+        )
         for end in (to_server, writer):
             end.close()
+
+
+async def _until_it_breaks(way: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        await way
 
 
 class _Talk:

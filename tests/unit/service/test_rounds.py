@@ -10,6 +10,7 @@ import pytest
 
 from service.contracts import Round, RoundBody, RoundState
 from service.errors import Conflict, NotFound
+from service.store.rounds import StaleRound
 from service.store.store import Store
 from serving.contracts import BASE
 from tests.adapter_files import FINGERPRINTS
@@ -284,6 +285,18 @@ async def test_a_round_can_be_cancelled_and_its_pairs_are_free_again(start: Star
     assert small.trainer.running == set()
     assert await small.rounds.step() is None
     assert (await small.rounds.preview()).pairs == 2
+
+
+async def test_a_snapshot_that_is_written_while_its_round_is_cancelled_is_taken_away(start: Start) -> None:
+    small = await start()
+    round = await small.ask_for_round()
+    await small.rounds.step()
+    collecting = await small.store.rounds.get(round.n)
+    assert collecting.state is RoundState.COLLECTING
+    await small.rounds.cancel(round.n, who="tess")
+    with pytest.raises(StaleRound):
+        await small.rounds._collect(collecting)  # the step that was under way
+    assert list(small.settings.rounds.rglob("*.parquet")) == []
 
 
 async def test_a_round_that_is_over_cannot_be_cancelled(start: Start) -> None:
