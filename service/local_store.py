@@ -14,9 +14,9 @@ from pathlib import Path
 from service.client import KEYS_FILE
 from service.contracts import Role
 from service.errors import Unavailable
+from service.postgres.embedded import EmbeddedDatabase
 from service.settings import Settings
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 
 LOOK_SECONDS = 1.0  # between looks whether the embedded server is alive

@@ -103,7 +103,7 @@ def down(state: Path) -> bool:
         raise HeliotropeError(f"`up` is only just starting on {state}. Stop it again when it is ready.")
     found = _end_leftovers(state) or found
     if (state / "database").is_dir():
-        from service.store.embedded import EmbeddedDatabase
+        from service.postgres.embedded import EmbeddedDatabase
 
         found = EmbeddedDatabase(state / "database").stop() or found
     return found

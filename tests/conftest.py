@@ -14,8 +14,8 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import Engine, create_engine, text
 
+from service.postgres.embedded import EmbeddedDatabase
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 from service.store.tables import metadata, route
 from tests.external_database import external_database

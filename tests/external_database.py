@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sqlalchemy import URL, create_engine, text
 
-from service.store.account import server_account
-from service.store.programs import environment, program
+from service.postgres.account import server_account
+from service.postgres.programs import environment, program
 
 SUPERUSER, OWNER, PASSWORD, DATABASE = "postgres", "shop", "p@ss:/word %", "heliotrope"
 

@@ -19,10 +19,10 @@ from service.client import KEYS_FILE
 from service.errors import BadRequest, Conflict
 from service.keeping import archive, snapshots
 from service.keeping.archive import Manifest
+from service.postgres.embedded import EmbeddedDatabase
 from service.settings import Settings
 from service.store import dump
 from service.store.database import known_schemas, migrate
-from service.store.embedded import EmbeddedDatabase
 
 ADAPTERS = "adapters"
 ROUNDS = "rounds"

@@ -9,8 +9,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from service.contracts import Adapter, RoundState
 from service.errors import Conflict, NotFound
+from service.postgres.sessions import Sessions
 from service.store.rounds import fence_holds
-from service.store.sessions import Sessions
 from service.store.tables import adapter_ordinals, adapters
 
 

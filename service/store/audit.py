@@ -8,7 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import AuditEntry
-from service.store.sessions import Sessions
+from service.postgres.sessions import Sessions
 from service.store.tables import audit
 
 

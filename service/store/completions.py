@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from service.keeping.redaction import KEEP_ALL, Redactor
+from service.postgres.group_commit import GroupCommit
+from service.postgres.sessions import Sessions
 from service.store.completion_rows import completion_row, prompt_digest
-from service.store.group_commit import GroupCommit
-from service.store.sessions import Sessions
 from serving.contracts import Completion
 
 __all__ = ["Completions", "prompt_digest"]

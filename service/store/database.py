@@ -14,9 +14,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, func, select
 
 from service.errors import Unavailable
-from service.store.sessions import CONNECT_TIMEOUT_SECONDS
+from service.postgres.sessions import CONNECT_TIMEOUT_SECONDS
+from service.postgres.trouble import connection_errors
 from service.store.tables import MIGRATE_LOCK
-from service.store.trouble import connection_errors
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 DURABILITY_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")  # each must not be "off"

@@ -15,10 +15,10 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import URL, Connection, create_engine, inspect, make_url, text
 
 from service.errors import Unavailable
-from service.store.programs import environment, program
-from service.store.sessions import APPLICATION, CONNECT_TIMEOUT_SECONDS
+from service.postgres.programs import environment, program
+from service.postgres.sessions import APPLICATION, CONNECT_TIMEOUT_SECONDS
+from service.postgres.trouble import connection_errors
 from service.store.tables import adapter_ordinals, metadata
-from service.store.trouble import connection_errors
 
 _TABLES = (*metadata.tables, "alembic_version")
 

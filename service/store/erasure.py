@@ -19,8 +19,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.digest import content_digest
+from service.postgres.sessions import Sessions
 from service.preferences import voter
-from service.store.sessions import Sessions
 from training.contracts import TRAIN
 
 ERASE_SECONDS = 600.0  # that a statement may take

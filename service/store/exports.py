@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.contracts import RoundState
 from service.exchange.exports import Exportable, Message, Status
 from service.pairs import LeftOut, Source
+from service.postgres.sessions import Sessions
 from service.store.round_pairs import choice_key, learned
-from service.store.sessions import Sessions
 from service.store.tables import (
     choices,
     completions,

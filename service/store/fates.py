@@ -16,10 +16,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.pairs import Funnel, LeftOut, Source
-from service.store.arrays import as_table, texts
+from service.postgres.arrays import as_table, texts
+from service.postgres.sessions import Sessions
 from service.store.pairs import turn
 from service.store.preferences import READ_SECONDS, Open, one_state, read_open
-from service.store.sessions import Sessions
 from service.store.tables import (
     completions,
     feedback,

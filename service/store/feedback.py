@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from service.errors import NotFound
 from service.keeping.redaction import KEEP_ALL, Redactor
-from service.store.group_commit import GroupCommit
-from service.store.sessions import Pipeline, Sessions
+from service.postgres.group_commit import GroupCommit
+from service.postgres.sessions import Pipeline, Sessions
 from service.store.vote_rows import NO_USER, Answered, IncomingVote, Kept, Recorded, decide, incoming
 from service.tokens import Grant
 from service.votes import ChoiceKey, FeedbackBody, FeedbackReceipt

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.keeping.redaction import KEEP_ALL, Redactor
 from service.pairs import ImportedPair
+from service.postgres.sessions import Sessions
 from service.store import audit
-from service.store.sessions import Sessions
 
 # One statement a batch, however many rows; of those that are new, in the order of their file.
 _ADD = text("""

@@ -13,9 +13,9 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import RoundState
+from service.postgres.sessions import Sessions
 from service.report.evidence import DayVotes, SliceKind, SliceVotes, VoteFacts
 from service.report.formulas import Unit
-from service.store.sessions import Sessions
 from training.contracts import TRAIN
 
 MOST_TAGS = 1000  # whoever votes may invent tags; the rarer ones do not come back

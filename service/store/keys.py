@@ -16,8 +16,8 @@ from sqlalchemy import func, insert, select, update
 
 from service.contracts import Key, Role
 from service.errors import NotFound, Unavailable
+from service.postgres.sessions import Sessions
 from service.store.known_keys import KnownKeys
-from service.store.sessions import Sessions
 from service.store.tables import keys
 
 _ID_BYTES = 6

@@ -14,9 +14,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from service.pairs import ImportedPair, LeftOut, Pair, Source
+from service.postgres.arrays import as_table, seqs, texts
 from service.preferences import Matched, unmatched
 from service.store import round_pairs
-from service.store.arrays import as_table, seqs, texts
 from service.store.round_pairs import choice_key
 from service.store.tables import MATCH_LOCK, feedback, preference_pairs, vote_fates
 

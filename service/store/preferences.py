@@ -17,10 +17,10 @@ from sqlalchemy import any_, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.pairs import ImportedPair, LeftOut, Pair
+from service.postgres.arrays import seqs, texts
+from service.postgres.sessions import Sessions
 from service.store import pairs as pair_rows
 from service.store import round_pairs
-from service.store.arrays import seqs, texts
-from service.store.sessions import Sessions
 from service.store.tables import choices, completions, feedback, imported_pairs, vote_fates
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, NEW, TRAIN

@@ -19,12 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.curation.ballots import Answered, PromptVotes
 from service.curation.quarantine import Suspicion, Trace
 from service.pairs import ImportedPair, Pair
+from service.postgres.arrays import texts
+from service.postgres.sessions import Sessions
 from service.preferences import Matched
 from service.store import pairs, round_pairs, said, suspects
-from service.store.arrays import texts
 from service.store.pairs import PromptKey, among, imported_pair
 from service.store.said import NOTHING_STORED, Asked, Said
-from service.store.sessions import Sessions
 from service.store.tables import feedback, imported_pairs, preference_state, stale_prompts
 from service.votes import ChoiceKey, Vote
 

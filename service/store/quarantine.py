@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.curation.held import Held, Status
 from service.errors import Conflict, NotFound
+from service.postgres.sessions import Sessions
 from service.store import audit
-from service.store.sessions import Sessions
 from service.store.tables import feedback, quarantine, quarantined_votes, stale_prompts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import TextClause, exc, text
 
-from service.store.sessions import Sessions
+from service.postgres.sessions import Sessions
 
 MOST_AT_ONCE = 1000  # completions, or votes
 

@@ -18,8 +18,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from service.contracts import RoundState
 from service.digest import content_digest
 from service.pairs import Pair, Source
+from service.postgres.arrays import as_table, texts
 from service.preferences import voter
-from service.store.arrays import as_table, texts
 from service.store.tables import completions, feedback, imported_pairs, round_pairs, rounds, stale_prompts
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, TRAIN

@@ -18,8 +18,8 @@ from service.contracts import Candidate, Round, RoundEvent, RoundState, Verdict
 from service.errors import Conflict, NotFound
 from service.pairs import Pair
 from service.parity import Parity
+from service.postgres.sessions import Sessions
 from service.store import round_events, round_pairs
-from service.store.sessions import Sessions
 from service.store.tables import CREATE_ROUND_LOCK, rounds
 
 _FINAL = [state.value for state in RoundState if state.final]

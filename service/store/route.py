@@ -8,8 +8,8 @@ from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.errors import NotFound, PreconditionFailed
+from service.postgres.sessions import Sessions
 from service.store import audit
-from service.store.sessions import Sessions
 from service.store.tables import adapters, route
 from serving.contracts import Route
 

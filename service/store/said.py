@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.curation.ballots import Answered
-from service.store.arrays import as_table, integers, texts
+from service.postgres.arrays import as_table, integers, texts
 from service.store.feedback import NO_USER
 from service.store.pairs import PromptKey, among
 from service.store.round_pairs import choice_key

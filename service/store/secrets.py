@@ -7,7 +7,7 @@ import secrets as random
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from service.store.sessions import Sessions
+from service.postgres.sessions import Sessions
 from service.store.tables import secrets
 
 _BYTES = 32  # as long as the digest of HS256, which is what it asks for

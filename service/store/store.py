@@ -24,6 +24,7 @@ from __future__ import annotations
 from sqlalchemy import func, update
 
 from service.keeping.redaction import KEEP_ALL, Redactor
+from service.postgres.sessions import Sessions
 from service.store.adapters import Adapters
 from service.store.audit import Audit
 from service.store.completions import Completions
@@ -41,7 +42,6 @@ from service.store.retention import Retention
 from service.store.rounds import Rounds
 from service.store.route import RouteRow
 from service.store.secrets import Secrets
-from service.store.sessions import Sessions
 from service.store.tables import route
 
 

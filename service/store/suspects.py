@@ -16,7 +16,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from service.curation.quarantine import Suspicion, Trace
-from service.store.arrays import as_table, seqs, texts
+from service.postgres.arrays import as_table, seqs, texts
 from service.store.feedback import NO_USER
 from service.store.said import SLOT, as_vote
 from service.store.tables import (

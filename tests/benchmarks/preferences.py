@@ -22,9 +22,9 @@ from service.api.edge import application
 from service.api.preferences import preference_routes
 from service.collecting import Collector
 from service.overview import Overview
+from service.postgres.embedded import EmbeddedDatabase
 from service.settings import Settings
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 from tests.benchmarks.filling import Size, fill, forget_rounds, vote
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from service.journal import StoreJournal
+from service.postgres.embedded import EmbeddedDatabase
+from service.postgres.sessions import Sessions
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
-from service.store.sessions import Sessions
 from service.store.store import Store
 from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnFinished
 from serving.replica import Replica

@@ -21,8 +21,8 @@ from service.api.feedback import feedback_routes
 from service.app import MAX_CHAT_BODY_BYTES
 from service.contracts import Key, Role
 from service.errors import NotFound
+from service.postgres.sessions import Sessions
 from service.settings import ServerSettings
-from service.store.sessions import Sessions
 from service.store.store import Store
 from service.store.tables import choices, completions, feedback, stale_prompts
 from service.tokens import Tokens

@@ -22,8 +22,8 @@ from typing import Any
 from sqlalchemy import create_engine, text
 
 from service.contracts import Role
+from service.postgres.embedded import EmbeddedDatabase
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 from tests.benchmarks.load import COMPLETIONS, CONNECTIONS
 

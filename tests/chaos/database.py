@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from service.postgres.embedded import EmbeddedDatabase
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
 
 
 class Part(enum.StrEnum):

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from service.store.sessions import APPLICATION
+from service.postgres.sessions import APPLICATION
 from tests.chaos.database import Database, Part
 from tests.chaos.run import perform
 from tests.chaos.scene import Scene, Step, Tally

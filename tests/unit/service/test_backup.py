@@ -180,7 +180,7 @@ def test_where_nothing_is_there_is_nothing_to_back_up(tmp_path: Path, other_url:
 
 
 def test_an_embedded_server_that_stands_still_is_started_for_it(tmp_path: Path) -> None:
-    from service.store.embedded import EmbeddedDatabase
+    from service.postgres.embedded import EmbeddedDatabase
 
     here, there = (Settings.model_validate({"state": tmp_path / name}) for name in ("here", "there"))
     database = EmbeddedDatabase(here.state / "database")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.errors import Unavailable
-from service.store.breaker import Breaker
+from service.postgres.breaker import Breaker
 from tests.fakes import until
 
 AWAY = Unavailable("The database does not answer.", code="storage_unavailable")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from service.errors import Unavailable
-from service.store.group_commit import GroupCommit
+from service.postgres.group_commit import GroupCommit
 
 
 class Journal:

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from service.errors import Unavailable
-from service.store.breaker import Breaker
-from service.store.line import Line
+from service.postgres.breaker import Breaker
+from service.postgres.line import Line
 
 
 class FakeConnection:

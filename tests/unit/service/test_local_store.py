@@ -10,8 +10,8 @@ import psutil
 from sqlalchemy import create_engine, text
 
 from service import local_store
+from service.postgres.embedded import EmbeddedDatabase
 from service.settings import Settings
-from service.store.embedded import EmbeddedDatabase
 
 
 def _ask(url: str, statement: str) -> object:

@@ -13,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, func, inspect, make_url, select, text
 
 from service.errors import BadRequest, Unavailable
+from service.postgres.embedded import EmbeddedDatabase
 from service.store.database import check_durability, migrate
-from service.store.embedded import EmbeddedDatabase
 from service.store.store import Store
 from service.store.tables import metadata
 

@@ -7,9 +7,9 @@ from sqlalchemy import Engine, select
 
 from service.contracts import Role
 from service.errors import NotFound
+from service.postgres.sessions import Sessions
 from service.store.keys import Keys
 from service.store.known_keys import FRESH_SECONDS, KnownKeys
-from service.store.sessions import Sessions
 from service.store.store import Store
 from service.store.tables import keys
 

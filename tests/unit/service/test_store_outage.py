@@ -14,9 +14,9 @@ from sqlalchemy import Engine, make_url, text
 from service.contracts import Role
 from service.errors import Unavailable
 from service.journal import StoreJournal
+from service.postgres.embedded import EmbeddedDatabase
+from service.postgres.sessions import BURST_CONNECTIONS, POOL_CONNECTIONS, Sessions
 from service.store.database import migrate
-from service.store.embedded import EmbeddedDatabase
-from service.store.sessions import BURST_CONNECTIONS, POOL_CONNECTIONS, Sessions
 from service.store.store import Store
 from serving.contracts import Completion
 from serving.replica import Replica

@@ -22,8 +22,8 @@ import psutil
 from sqlalchemy import URL
 
 from service.errors import Unavailable
-from service.store.account import Account, server_account
-from service.store.programs import POSTGRES_VERSION, environment, program
+from service.postgres.account import Account, server_account
+from service.postgres.programs import POSTGRES_VERSION, environment, program
 
 SUPERUSER = "heliotrope"  # inside the database
 DATABASE = "postgres"

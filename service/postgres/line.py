@@ -12,8 +12,8 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from service.store.breaker import Breaker
-from service.store.trouble import is_crowded, unavailable
+from service.postgres.breaker import Breaker
+from service.postgres.trouble import is_crowded, unavailable
 
 PATIENCE_SECONDS = 5.0  # with a database that neither answers nor gives up
 

@@ -10,9 +10,9 @@ import psycopg
 from sqlalchemy import URL, NullPool, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from service.store.breaker import Breaker
-from service.store.line import Line
-from service.store.trouble import connection_errors, is_crowded, unavailable
+from service.postgres.breaker import Breaker
+from service.postgres.line import Line
+from service.postgres.trouble import connection_errors, is_crowded, unavailable
 
 APPLICATION = "heliotrope"  # how our connections are listed in `pg_stat_activity`
 POOL_CONNECTIONS = 5  # per process; each replica and the Conductor hold one pool

@@ -1,0 +1,46 @@
+"""The tables, as SQLAlchemy Core metadata. Migrations in `migrations/` create them; nothing else does.
+
+Order is by the store's own sequences (`seq`), never by clocks: clocks of different nodes disagree.
+"""
+
+from __future__ import annotations
+
+from service.store.tables.common import CREATE_ROUND_LOCK, MATCH_LOCK, MIGRATE_LOCK, metadata
+from service.store.tables.curated import (
+    imported_pairs,
+    preference_pairs,
+    preference_state,
+    quarantine,
+    quarantined_votes,
+    stale_prompts,
+    vote_fates,
+)
+from service.store.tables.learning import adapter_ordinals, adapters, round_events, round_pairs, rounds
+from service.store.tables.operation import audit, keys, route, secrets
+from service.store.tables.traffic import choices, completions, feedback
+
+__all__ = [
+    "CREATE_ROUND_LOCK",
+    "MATCH_LOCK",
+    "MIGRATE_LOCK",
+    "adapter_ordinals",
+    "adapters",
+    "audit",
+    "choices",
+    "completions",
+    "feedback",
+    "imported_pairs",
+    "keys",
+    "metadata",
+    "preference_pairs",
+    "preference_state",
+    "quarantine",
+    "quarantined_votes",
+    "round_events",
+    "round_pairs",
+    "rounds",
+    "route",
+    "secrets",
+    "stale_prompts",
+    "vote_fates",
+]
