@@ -141,17 +141,22 @@ class Replica:
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
         """Log-probs of the answers under a candidate, published or not. It stays loaded, as after `prepare`.
 
-        Raises what loading raises; one answer at a time, for each may need logits of a whole context.
+        Raises what loading raises. All answers at once: how many tokens go through the model together, and with them
+        the memory of their logits, is bounded by the engine and not by their number.
         """
         async with self._changing:
             await self._load(files.name, keep=frozenset({files.name}), files=files)
             self._prepared = files.name
             pin = Pin(self._in_flight, files.name)
         try:
-            logprobs = [await self._engine.score(files.name, answer) for answer in answers]
+            scoring = (self._engine.score(files.name, answer) for answer in answers)
+            found = await asyncio.gather(*scoring, return_exceptions=True)  # none is left behind when one fails
         finally:
             pin.release()
-        return Scores(replica=self.name, dtype=self._engine.dtype, logprobs=tuple(logprobs))
+        for failure in (one for one in found if isinstance(one, BaseException)):
+            raise failure
+        logprobs = tuple(one for one in found if not isinstance(one, BaseException))
+        return Scores(replica=self.name, dtype=self._engine.dtype, logprobs=logprobs)
 
     async def abandon(self, name: str) -> None:
         """The promotion was called off: free what `prepare` loaded."""

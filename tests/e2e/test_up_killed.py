@@ -20,7 +20,7 @@ from tests.e2e.test_first_light import Home, ours
 from training.corpus import voted
 
 SEED = 11
-STARTS = 3  # that are killed
+STARTS = 1  # that are killed
 
 
 @pytest.fixture
