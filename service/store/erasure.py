@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.digest import content_digest
 from service.postgres.sessions import Sessions
 from service.preferences import voter
+from service.store.pairs import turn
 from training.contracts import TRAIN
 
 ERASE_SECONDS = 600.0  # that a statement may take
@@ -108,6 +109,7 @@ class Erasure:
         vote on their completions.
         """
         async with self._sessions.transaction(statement_seconds=ERASE_SECONDS) as connection:
+            await turn(connection)  # before any row is locked: matching takes both in this order
             await _lock(connection, user, app)
             traces, named = await _find(connection, user, app)
             named |= {"pairs": sorted(traces.pair_ids), "pseudonym": pseudonym(user, app)}

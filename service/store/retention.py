@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import TextClause, exc, text
 
 from service.postgres.sessions import Sessions
+from service.store.pairs import turn
 
 MOST_AT_ONCE = 1000  # completions, or votes
 
@@ -102,6 +103,7 @@ class Retention:
         while True:
             try:
                 async with self._sessions.transaction() as connection:
+                    await turn(connection)  # before any row is locked: matching takes both in this order
                     count = (await connection.execute(statement, named)).scalar_one()
             except exc.IntegrityError:  # a late vote came on an answer that was just to go; the next look sees it
                 return total
