@@ -52,7 +52,7 @@ def kept_alive(database: EmbeddedDatabase, look_seconds: float = LOOK_SECONDS) -
                 if not database.running():
                     log.warning("the embedded database does not answer: it is started again")
                     database.start()
-            except Unavailable as error:  # such as a full disk; it may have room again at the next look
+            except (Unavailable, OSError) as error:  # a full disk, no process to be had: perhaps not at the next look
                 log.error("%s", error)
 
     thread = threading.Thread(target=watch, name="embedded-database", daemon=True)

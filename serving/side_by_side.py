@@ -17,7 +17,7 @@ from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 Stacked = tuple[Tensor, ...]  # of each slice
 Slots = tuple[int, ...]
 
-LAYERS_KEPT = 4  # combinations of adapters, for each layer: a swap has three at most, and one to spare
+COMBINATIONS_KEPT = 4  # of adapters, for each layer: a swap has three at most, and one to spare
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class SideBySide(PunicaWrapperCPU):
         joined = of_slots.get(slots)
         if joined is None or not joined.current:
             joined = of_slots[slots] = Joined(a, b, slots)
-            while len(of_slots) > LAYERS_KEPT:
+            while len(of_slots) > COMBINATIONS_KEPT:
                 of_slots.popitem(last=False)
         of_slots.move_to_end(slots)
         return joined

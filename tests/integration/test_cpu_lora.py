@@ -15,7 +15,7 @@ from serving import cpu_lora
 from serving.contracts import Answer
 from serving.engine import VllmEngine
 from serving.settings import ServingSettings
-from serving.side_by_side import LAYERS_KEPT, Batch, SideBySide
+from serving.side_by_side import COMBINATIONS_KEPT, Batch, SideBySide
 from tests.adapters import random_adapter
 from tests.tiny_models import ARCHITECTURES, build
 
@@ -81,7 +81,7 @@ def test_memory_does_not_grow_with_the_combinations_that_were_seen() -> None:
         lora._masks.clear()
         lora.add_lora_linear(torch.zeros(len(slots), sum(SLICES)), torch.ones(len(slots), IN), a, b, 1.0, SLICES)
     ((_, joined),) = lora._joined.values()
-    assert len(joined) == LAYERS_KEPT
+    assert len(joined) == COMBINATIONS_KEPT
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the LoRA of a CPU")

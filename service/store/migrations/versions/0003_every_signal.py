@@ -17,6 +17,7 @@ def upgrade() -> None:
     _completions()
     _feedback()
     _derived()
+    _fates()
     _quarantine()
     _imports_and_rounds()
     op.create_table(
@@ -185,6 +186,9 @@ def _derived() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_preference_state"),
         sa.CheckConstraint("id = 1", name=op.f("ck_preference_state_single_row")),
     )
+
+
+def _fates() -> None:
     op.create_table(
         "vote_fates",
         sa.Column("seq", sa.BigInteger(), nullable=False),
