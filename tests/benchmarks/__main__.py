@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import dpo_step, memory, preferences, recording, round_cost, votes
+from tests.benchmarks import cpu_lora, dpo_step, memory, preferences, recording, round_cost, votes
 from tests.benchmarks.shapes import SHAPES, TINY
+
+OF_ONE_SHAPE = {
+    "cpu_lora": cpu_lora.main,
+    "memory": memory.main,
+    "preferences": preferences.main,
+    "recording": recording.main,
+    "round_cost": round_cost.main,
+    "votes": votes.main,
+}
 
 
 def main() -> None:
     shapes = {shape.name: shape for shape in (*SHAPES, TINY)}
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    names = ["dpo_step", "memory", "preferences", "recording", "round_cost", "votes"]
-    parser.add_argument("benchmark", nargs="?", choices=names)
+    parser.add_argument("benchmark", nargs="?", choices=["dpo_step", *OF_ONE_SHAPE])
     parser.add_argument("--shape", choices=list(shapes), help="of dpo_step; all but tiny when it is left out")
     arguments = parser.parse_args()
     if arguments.benchmark in (None, "dpo_step"):
         dpo_step.main([shapes[arguments.shape]] if arguments.shape else SHAPES)
-    if arguments.benchmark in (None, "memory"):
-        memory.main()
-    if arguments.benchmark in (None, "preferences"):
-        preferences.main()
-    if arguments.benchmark in (None, "recording"):
-        recording.main()
-    if arguments.benchmark in (None, "round_cost"):
-        round_cost.main()
-    if arguments.benchmark in (None, "votes"):
-        votes.main()
+    for name, run in OF_ONE_SHAPE.items():
+        if arguments.benchmark in (None, name):
+            run()
 
 
 if __name__ == "__main__":
