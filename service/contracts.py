@@ -109,6 +109,12 @@ class Round(_Contract):
     report: dict[str, Any] | None = None
     parity: Parity | None = None  # None: not compared
     verdict: Verdict | None = None
+    behaviour: dict[str, Any] | None = None  # what was measured on answers of the candidate; None: not measured
+    canary: dict[str, Any] | None = None  # where the canary is and what it has seen; None: there was none
+    watch: dict[str, Any] | None = None  # what was seen since its adapter answers everybody
+    environment: dict[str, Any] | None = None  # code, packages and machine that it ran with
+    approved_by: str | None = None
+    pairs_fate: Literal["learned", "released", "retired"] = "learned"  # released: a later round may use them again
     created_at: datetime
     updated_at: datetime
 
@@ -139,6 +145,7 @@ class Adapter(_Contract):
     pair_digest: str | None
     verdict: Verdict | None
     created_at: datetime
+    deleted_at: datetime | None = None  # its files are gone, and it can answer no more; None: they are kept
 
 
 class PromoteBody(_Contract):
@@ -160,3 +167,4 @@ class AuditEntry(_Contract):
     action: str
     subject: str
     detail: dict[str, Any]
+    digest: str  # covers the entry before: service/store/audit_chain.py

@@ -55,5 +55,8 @@ class StoreJournal:
             self._unlogged = 0
         return True
 
+    async def lease(self, replica: str, adapters: frozenset[str], seconds: float) -> None:
+        await self.store.adapters.lease(replica, adapters, seconds)
+
     async def close(self) -> None:
         await self.store.close()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 BASE = "base"  # the model without any adapter; also a value that a route may name
 ROUTED = "policy"  # the alias that follows the route
@@ -22,6 +22,10 @@ class _Contract(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Outcome = Literal["finished", "cancelled", "failed"]  # cancelled: its client went away, or its time was up
+Share = Field(default=0.0, ge=0, le=1)  # of the requests that leave the choice to the route
+
+
 class Route(_Contract):
     """Who answers. The row in the store is the truth; a replica holds one immutable copy of it."""
 
@@ -29,10 +33,22 @@ class Route(_Contract):
     stable: str = BASE
     previous: str | None = None  # what a rollback returns to; stays loaded. None: nothing was promoted yet
     candidate: str | None = None  # None: no canary
+    candidate_share: float = Share
+    baseline: str | None = None  # stays the same over many rounds: what has drifted is measured against it
+    baseline_share: float = Share
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.candidate_share + self.baseline_share > 1:
+            raise ValueError("candidate_share and baseline_share together are more than all of the traffic")
+        if (self.candidate_share and self.candidate is None) or (self.baseline_share and self.baseline is None):
+            raise ValueError("a share of the traffic needs an adapter that answers it")
+        return self
 
     def wanted(self) -> frozenset[str]:
         """The adapters every replica must hold in its engine, the base left out."""
-        return frozenset(n for n in (self.stable, self.previous, self.candidate) if n and n != BASE)
+        named = (self.stable, self.previous, self.candidate, self.baseline)
+        return frozenset(name for name in named if name and name != BASE)
 
     def alias(self, model: str) -> str | None:
         """The adapter an alias names now; None where `model` is no alias or its place is empty."""
@@ -59,11 +75,11 @@ class Choice(_Contract):
     index: int
     text: str
     token_ids: tuple[int, ...]  # ends in EOS only where the engine stopped on it
-    finish_reason: str  # stop, length
+    finish_reason: str  # stop, length; cancelled: the engine was stopped here
 
 
 class Completion(_Contract):
-    """The record of one answered request: one completion, one adapter (invariant 3)."""
+    """The record of one request that reached the engine: one completion, one adapter (invariant 3)."""
 
     id: str
     app: str
@@ -77,7 +93,10 @@ class Completion(_Contract):
     sampling: dict[str, Any]
     tokenizer_fingerprint: str
     prompt_token_ids: tuple[int, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...]  # of a cancelled one what was sampled so far; of a failed one none
+    outcome: Outcome = "finished"  # anything else is kept for measuring and is never paired
+    first_token_seconds: float | None = None  # from the request's arrival; None: there was none
+    seconds: float | None = None  # until its last token
 
 
 class Prepared(_Contract):
@@ -110,8 +129,10 @@ class ReplicaStatus(_Contract):
     replica: str
     generation: int
     stable: str
+    wanted: tuple[str, ...]  # what the route row names, as far as this replica knows
     loaded: tuple[str, ...]
     in_flight: dict[str, int]  # adapter -> requests pinned to it
+    waiting: int = 0  # requests that wait for a place in the engine
     error: str | None = None  # why it lags behind the route; None: it does not
     unlogged: int = 0  # answers since its start that could not be recorded, and so cannot be rated
 
@@ -125,13 +146,14 @@ class Caller:
 
 @dataclass(frozen=True)
 class EngineOutput:
-    """What the engine sampled for one request, complete."""
+    """What the engine sampled for one request: complete, or as far as it came before it was stopped."""
 
     prompt_token_ids: tuple[int, ...]
     choices: tuple[Choice, ...]
+    outcome: Outcome = "finished"
 
 
-OnFinished = Callable[[EngineOutput], Awaitable[None]]
+OnEnded = Callable[[EngineOutput], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -152,12 +174,15 @@ class Engine(Protocol):
     base_fingerprint: str
     adapter_capacity: int  # how many adapters may be loaded at once
     dtype: str  # in which it computes, such as float32
+    control_tokens: frozenset[str]  # texts that the tokenizer reads as one token of control, such as <|im_end|>
+    context_tokens: int  # prompt and answer together
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
+    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
         """Answer an OpenAI chat body whose `model` is `base` or a loaded adapter.
 
-        `on_finished` is awaited once, before the client can see the end of the answer.
-        Raises `serving.errors.RequestRefused` for a body the engine will not take.
+        `on_ended` is awaited once: of a finished answer before the client can see its end, of a cancelled one as soon as
+        the engine has let go of it; not at all for a body that is refused. A stream that is closed, or a call that is
+        cancelled, stops the engine's work on it. Raises `serving.errors.RequestRefused` for a body the engine will not take.
         """
         ...
 
@@ -202,6 +227,10 @@ class Journal(Protocol):
 
     async def record(self, completion: Completion) -> bool:
         """True: it is durable. False: it may not be, and the answer goes out all the same. Raises where it must not."""
+        ...
+
+    async def lease(self, replica: str, adapters: frozenset[str], seconds: float) -> None:
+        """Say which published adapters this replica needs for so long: their files are not deleted meanwhile."""
         ...
 
     async def close(self) -> None: ...

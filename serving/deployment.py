@@ -48,7 +48,7 @@ class Policy:
             self._engine,
             self._journal,
             Path(cache),
-            max_lora_rank=settings.max_lora_rank,
+            settings,
         )
         await self._replica.start()
         self._poll = asyncio.create_task(self._follow_route(settings.route_poll_seconds))

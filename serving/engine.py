@@ -35,7 +35,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from serving import cpu_lora
 from serving.adapters import base_fingerprint, tokenizer_fingerprint
 from serving.base_model import linear_layers
-from serving.contracts import BASE, Answer, ChatAnswer, OnFinished
+from serving.contracts import BASE, Answer, ChatAnswer, OnEnded
 from serving.errors import AdapterRefused, RequestRefused
 from serving.recorder import Recorder
 from serving.settings import ServingSettings
@@ -48,11 +48,11 @@ class RecordedLLM(AsyncLLM):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._listeners: dict[str, OnFinished] = {}
+        self._listeners: dict[str, OnEnded] = {}
 
-    def listen(self, request_id: str, on_finished: OnFinished) -> None:
-        """Await `on_finished` with the output of that request, before its last part is passed on."""
-        self._listeners[request_id] = on_finished
+    def listen(self, request_id: str, on_ended: OnEnded) -> None:
+        """Await `on_ended` with the output of that request, before its last part is passed on."""
+        self._listeners[request_id] = on_ended
 
     def unlisten(self, request_id: str) -> None:
         self._listeners.pop(request_id, None)
@@ -61,20 +61,20 @@ class RecordedLLM(AsyncLLM):
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **rest: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         # Looked up at the call, not in the generator's body: that runs only when the first token is asked for.
-        on_finished = self._listeners.pop(request_id, None)
+        on_ended = self._listeners.pop(request_id, None)
         outputs = super().generate(prompt, sampling_params, request_id, **rest)
-        return outputs if on_finished is None else _recorded(outputs, sampling_params.n, on_finished)
+        return outputs if on_ended is None else _recorded(outputs, sampling_params.n, on_ended)
 
 
 async def _recorded(
-    outputs: AsyncGenerator[RequestOutput, None], choices: int, on_finished: OnFinished
+    outputs: AsyncGenerator[RequestOutput, None], choices: int, on_ended: OnEnded
 ) -> AsyncGenerator[RequestOutput, None]:
     recorder = Recorder(choices)
     try:
         async for output in outputs:
             recorder.add(output)
             if output.finished and recorder.complete:
-                await on_finished(recorder.output())
+                await on_ended(recorder.output())
             yield output
     finally:
         await outputs.aclose()  # a client that went away: the engine drops the request now, not at collection
@@ -91,6 +91,8 @@ class VllmEngine:
         assert isinstance(llm, RecordedLLM)
         self._llm = llm
         self.dtype = str(llm.model_config.dtype).removeprefix("torch.")
+        self.context_tokens = llm.model_config.max_model_len
+        self.control_tokens = frozenset(llm.get_tokenizer().all_special_tokens)
         self._models = OpenAIServingModels(self._llm, [BaseModelPath(name=BASE, model_path=str(model))])
         renderer = OnlineRenderer(
             model_config=self._llm.model_config,
@@ -109,10 +111,10 @@ class VllmEngine:
             chat_template_content_format="auto",
         )
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
+    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
         parsed = _parse(request)
         parsed.request_id = request_id.removeprefix(ID_PREFIX)
-        self._llm.listen(request_id, on_finished)
+        self._llm.listen(request_id, on_ended)
         try:
             answer = await self._chat.create_chat_completion(parsed, None)
         except EngineDeadError:

@@ -11,14 +11,14 @@ class Pin:
 
     def __init__(self, in_flight: Counter[str], adapter: str) -> None:
         self._in_flight = in_flight
-        self._adapter = adapter
+        self.adapter = adapter
         self._held = True
         in_flight[adapter] += 1
 
     def release(self) -> None:
         if self._held:
             self._held = False
-            self._in_flight[self._adapter] -= 1
+            self._in_flight[self.adapter] -= 1
 
 
 class PinnedStream:

@@ -234,7 +234,7 @@ class FakeApi:
     def _status(self) -> dict[str, Any]:
         running = next((r for r in self.rounds.values() if not r.state.final), None)
         replica = ReplicaStatus(
-            replica="r-1", generation=2, stable=SECOND, loaded=(FIRST, SECOND), in_flight={SECOND: 3}, error=None
+            replica="r-1", generation=2, stable=SECOND, wanted=(SECOND,), loaded=(FIRST, SECOND), in_flight={SECOND: 3}
         )
         return {
             "model": "seedling",

@@ -20,7 +20,7 @@ from serving.contracts import (
     Choice,
     Completion,
     EngineOutput,
-    OnFinished,
+    OnEnded,
     Prepared,
     ReplicaStatus,
     Route,
@@ -70,6 +70,8 @@ class FakeEngine:
         self.unloadable: set[str] = set()  # adapters that load() refuses
         self.unusable: set[str] = set()  # adapters that load and then cannot generate
         self.dtype = "float32"
+        self.control_tokens = frozenset({"<|end|>"})
+        self.context_tokens = LONGEST_PROMPT
         self.apart = 0.0  # nats a token between this engine's scores and the trainer's
         self.dead = False
         self.history: list[tuple[str, str]] = []  # (load | warm_up | unload, adapter), in order
@@ -80,13 +82,13 @@ class FakeEngine:
     def loaded(self) -> set[str]:
         return set(self._loaded)
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
+    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
         self._require_alive()
         adapter = request["model"]
         prompt = json.dumps(request["messages"]).encode()
         if len(prompt) > LONGEST_PROMPT:
             raise RequestRefused("The prompt is too long.", param="messages", code="context_length_exceeded")
-        sampled = self._sample(request, request_id, on_finished, tuple(prompt))
+        sampled = self._sample(request, request_id, on_ended, tuple(prompt))
         if request.get("stream"):
             return ChatAnswer(request_id, adapter, stream=sampled)
         texts: dict[int, str] = {}
@@ -97,7 +99,7 @@ class FakeEngine:
         return ChatAnswer(request_id, adapter, body={"id": request_id, "model": adapter, "choices": choices})
 
     async def _sample(
-        self, request: dict[str, Any], request_id: str, on_finished: OnFinished, prompt: tuple[int, ...]
+        self, request: dict[str, Any], request_id: str, on_ended: OnEnded, prompt: tuple[int, ...]
     ) -> AsyncIterator[str]:
         adapter, seed = request["model"], request.get("seed", 0)
         length = min(self.tokens, request.get("max_tokens") or self.tokens)
@@ -115,7 +117,7 @@ class FakeEngine:
             if position == length - 1:
                 stopped = length == self.tokens
                 choices = tuple(_choice(index, words, stopped=stopped) for index, words in enumerate(answers))
-                await on_finished(EngineOutput(prompt, choices))
+                await on_ended(EngineOutput(prompt, choices))
             deltas = [{"index": index, "delta": {"content": word}} for index, word in enumerate(words)]
             yield f"data: {json.dumps({'id': request_id, 'model': adapter, 'choices': deltas})}\n\n"
         yield "data: [DONE]\n\n"
@@ -209,6 +211,7 @@ class FakeJournal:
         self.current = route or Route()
         self.adapters = {files.name: files for files in adapters}
         self.records: list[Completion] = []
+        self.leases: dict[str, frozenset[str]] = {}  # replica -> the adapters it needs
         self.away = False
         self.refuses = False  # to let an answer go out without its record
 
@@ -231,6 +234,10 @@ class FakeJournal:
         if not self.away:
             self.records.append(completion)
         return not self.away
+
+    async def lease(self, replica: str, adapters: frozenset[str], seconds: float) -> None:
+        self._require_here()
+        self.leases[replica] = adapters
 
     async def close(self) -> None:
         self.away = True

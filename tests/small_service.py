@@ -40,6 +40,7 @@ from service.votes import FeedbackBody, Rating
 from serving.adapters import sha256_of
 from serving.contracts import Caller
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.adapter_files import FINGERPRINTS, WEIGHTS, write_adapter
 from tests.fake_trainer import Answer, FakeTrainer
 from tests.fakes import FakeEngine, FakeHost
@@ -88,7 +89,7 @@ class SmallService:
         settings = Settings.model_validate(given | dict(sections or {}))
         engines = [FakeEngine(tokens=2), FakeEngine(tokens=2)]
         replicas = [
-            Replica(name, engine, StoreJournal(store), settings.cache / name, max_lora_rank=8)
+            Replica(name, engine, StoreJournal(store), settings.cache / name, ServingSettings())
             for name, engine in zip(("one", "two"), engines, strict=True)
         ]
         for replica in replicas:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from service.contracts import Adapter, RoundState
 from service.errors import Conflict, NotFound
 from service.postgres.sessions import Sessions
 from service.store.rounds import fence_holds
-from service.store.tables import adapter_ordinals, adapters
+from service.store.tables import adapter_leases, adapter_ordinals, adapters
 
 
 class Adapters:
@@ -58,6 +58,23 @@ class Adapters:
         async with self._sessions.transaction() as connection:
             found = await connection.execute(select(adapters).order_by(adapters.c.ordinal.desc()))
             return tuple(_adapter(row) for row in found)
+
+    async def lease(self, replica: str, names: frozenset[str], seconds: float) -> None:
+        """Whose files this replica needs for so long, by the database's clock; all that it no longer needs is let go."""
+        until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+        async with self._sessions.transaction() as connection:
+            await connection.execute(
+                delete(adapter_leases).where(
+                    adapter_leases.c.replica == replica, adapter_leases.c.adapter.not_in(names)
+                )
+            )
+            if names:
+                given = upsert(adapter_leases).values(
+                    [{"adapter": name, "replica": replica, "until": until} for name in sorted(names)]
+                )
+                await connection.execute(
+                    given.on_conflict_do_update(index_elements=["adapter", "replica"], set_={"until": until})
+                )
 
 
 def _adapter(row: Row[Any]) -> Adapter:

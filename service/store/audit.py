@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import AuditEntry
 from service.postgres.sessions import Sessions
-from service.store.tables import audit
+from service.store.audit_chain import GENESIS, entry_digest
+from service.store.tables import AUDIT_LOCK, audit
 
 
 class Audit:
@@ -30,5 +32,15 @@ class Audit:
 
 
 async def append(connection: AsyncConnection, *, who: str, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """An entry in the transaction of the change it tells of: neither exists without the other."""
-    await connection.execute(insert(audit).values(who=who, action=action, subject=subject, detail=detail))
+    """An entry in the transaction of the change it tells of: neither exists without the other.
+
+    Held until the transaction ends, the lock makes the order of `seq` that of the chain.
+    """
+    await connection.execute(select(func.pg_advisory_xact_lock(AUDIT_LOCK)))
+    last = select(audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
+    before = (await connection.execute(last)).scalar_one_or_none() or GENESIS
+    at = datetime.now(UTC)
+    digest = entry_digest(before, at=at, who=who, action=action, subject=subject, detail=detail)
+    await connection.execute(
+        insert(audit).values(at=at, who=who, action=action, subject=subject, detail=detail, digest=digest)
+    )

@@ -47,6 +47,9 @@ def completion_row(completion: Completion, redact: Redactor) -> dict[str, Any]:
         "prompt_token_ids": _array(completion.prompt_token_ids) if keep_tokens else None,
         "single_turn": sum(message["role"] != "system" for message in completion.messages) == 1,
         "redacted": redacted,
+        "outcome": completion.outcome,
+        "first_token_seconds": completion.first_token_seconds,
+        "seconds": completion.seconds,
         "created_at": completion.created_at.isoformat(),
         "choices": [
             {
@@ -54,6 +57,7 @@ def completion_row(completion: Completion, redact: Redactor) -> dict[str, Any]:
                 "text": None if texts is None else _storable(texts[i]),
                 "token_ids": _array(choice.token_ids) if keep_tokens else None,
                 "finish_reason": choice.finish_reason,
+                "tokens": len(choice.token_ids),
             }
             for i, choice in enumerate(completion.choices)
         ],

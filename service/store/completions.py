@@ -26,22 +26,22 @@ WITH given AS (
     SELECT * FROM json_to_recordset(CAST(%(rows)s AS json)) AS given (
         id text, app text, adapter text, model text, "user" text, metadata jsonb, messages jsonb, sampling jsonb,
         tokenizer_fingerprint text, prompt_digest text, prompt_token_ids integer[], single_turn boolean,
-        redacted boolean, created_at timestamptz, choices json)
+        redacted boolean, outcome text, first_token_seconds float8, seconds float8, created_at timestamptz, choices json)
 ), recorded AS (
     INSERT INTO completions (
         id, app, adapter, model, "user", metadata, messages, sampling, tokenizer_fingerprint, prompt_digest,
-        prompt_token_ids, single_turn, redacted, created_at)
+        prompt_token_ids, single_turn, redacted, outcome, first_token_seconds, seconds, created_at)
     SELECT
         id, app, adapter, model, "user", metadata, messages, sampling, tokenizer_fingerprint,
-        prompt_digest, prompt_token_ids, single_turn, redacted, created_at
+        prompt_digest, prompt_token_ids, single_turn, redacted, outcome, first_token_seconds, seconds, created_at
     FROM given
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 )
-INSERT INTO choices (completion_id, choice_index, text, token_ids, finish_reason)
-SELECT recorded.id, choice.choice_index, choice.text, choice.token_ids, choice.finish_reason
+INSERT INTO choices (completion_id, choice_index, text, token_ids, finish_reason, tokens)
+SELECT recorded.id, choice.choice_index, choice.text, choice.token_ids, choice.finish_reason, choice.tokens
 FROM recorded JOIN given USING (id), json_to_recordset(given.choices) AS choice (
-    choice_index integer, text text, token_ids integer[], finish_reason text)
+    choice_index integer, text text, token_ids integer[], finish_reason text, tokens integer)
 """
 
 

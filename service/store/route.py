@@ -13,7 +13,7 @@ from service.store import audit
 from service.store.tables import adapters, route
 from serving.contracts import Route
 
-_COLUMNS = (route.c.generation, route.c.stable, route.c.previous, route.c.candidate)
+_COLUMNS = tuple(route.c[name] for name in Route.model_fields)
 
 
 class RouteRow:

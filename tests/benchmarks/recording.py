@@ -20,8 +20,9 @@ from service.postgres.embedded import EmbeddedDatabase
 from service.postgres.sessions import Sessions
 from service.store.database import migrate
 from service.store.store import Store
-from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnFinished
+from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnEnded
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.fakes import FakeEngine, FakeJournal
 
 CONCURRENCY = (1, 8, 32)
@@ -45,13 +46,13 @@ class QuickEngine(FakeEngine):
         self._output = EngineOutput(prompt, (Choice(index=0, text="word " * ANSWER_TOKENS, token_ids=answer,
                                                     finish_reason="stop"),))  # fmt: skip
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_finished: OnFinished) -> ChatAnswer:
-        return ChatAnswer(request_id, request["model"], stream=self._tokens(request_id, on_finished))
+    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
+        return ChatAnswer(request_id, request["model"], stream=self._tokens(request_id, on_ended))
 
-    async def _tokens(self, request_id: str, on_finished: OnFinished) -> AsyncIterator[str]:
+    async def _tokens(self, request_id: str, on_ended: OnEnded) -> AsyncIterator[str]:
         await asyncio.sleep(self._chance.uniform(*ANSWER_SECONDS))
         self.ended_at[request_id] = time.perf_counter()
-        await on_finished(self._output)
+        await on_ended(self._output)
         yield 'data: {"choices": []}\n\n'
         yield "data: [DONE]\n\n"
 
@@ -59,8 +60,8 @@ class QuickEngine(FakeEngine):
 async def _waits_ms(journal: Journal, concurrency: int) -> list[float]:
     """From the engine's end to the last byte, of each answer; milliseconds."""
     engine = QuickEngine()
-    replica = Replica("one", engine, journal, Path("/nonexistent"), max_lora_rank=8)
-    replica._route = await FakeJournal().route()
+    replica = Replica("one", engine, journal, Path("/nonexistent"), ServingSettings())
+    await replica.start()
     waits: list[float] = []
 
     async def client() -> None:

@@ -25,6 +25,7 @@ from service.api.exchange import exchange_routes
 from service.app import ChatEdge
 from service.settings import ServerSettings, StoreSettings
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.chaos.calls import PREFIX
 from tests.chaos.wire import Wire
 from tests.fakes import FakeEngine
@@ -65,7 +66,7 @@ async def _serve(plan: ReplicaPlan, listener: socket.socket) -> None:
     end = End(plan)
     edge = ChatEdge(await end.wired(plan.store_url), ServerSettings(), StoreSettings())
     journal = edge.journal()
-    replica = Replica(plan.name, FakeEngine(tokens=2), journal, plan.folder / plan.name, max_lora_rank=8)
+    replica = Replica(plan.name, FakeEngine(tokens=2), journal, plan.folder / plan.name, ServingSettings())
     await replica.start()
     doorman = Doorman(journal.store.keys, insecure=False)
     operations = application("Operations", max_body_bytes=_MAX_FILE_BYTES)

@@ -25,6 +25,7 @@ from serving.contracts import BASE, AdapterFiles, Answer, Caller, ChatAnswer, Pr
 from serving.engine import VllmEngine
 from serving.errors import HostError
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.tiny_models import ARCHITECTURES, build
 from training.contracts import AttemptStatus, Progress, RoundSpec
 from training.fingerprints import fingerprints
@@ -86,7 +87,7 @@ class House:
     def __init__(self, settings: Settings, model: Path, store: Store) -> None:
         self.store = store
         self.engine = VllmEngine(model, settings.serving)
-        self.replica = Replica("one", self.engine, StoreJournal(store), settings.cache, max_lora_rank=8)
+        self.replica = Replica("one", self.engine, StoreJournal(store), settings.cache, ServingSettings())
         self.registry = Registry(store, OneReplica(self.replica), settings.adapters, fingerprints(model), 8)
         self.rounds = Rounds(store, InThisProcess(), self.registry, settings, model, fingerprints(model), use_gpu=False)
 

@@ -5,7 +5,7 @@ Order is by the store's own sequences (`seq`), never by clocks: clocks of differ
 
 from __future__ import annotations
 
-from service.store.tables.common import CREATE_ROUND_LOCK, MATCH_LOCK, MIGRATE_LOCK, metadata
+from service.store.tables.common import AUDIT_LOCK, CREATE_ROUND_LOCK, MATCH_LOCK, MIGRATE_LOCK, metadata
 from service.store.tables.curated import (
     imported_pairs,
     preference_pairs,
@@ -16,15 +16,18 @@ from service.store.tables.curated import (
     vote_fates,
 )
 from service.store.tables.learning import adapter_ordinals, adapters, round_events, round_pairs, rounds
-from service.store.tables.operation import audit, keys, route, secrets
+from service.store.tables.operation import adapter_leases, alarms, audit, keys, pause, route, secrets
 from service.store.tables.traffic import choices, completions, feedback
 
 __all__ = [
+    "AUDIT_LOCK",
     "CREATE_ROUND_LOCK",
     "MATCH_LOCK",
     "MIGRATE_LOCK",
+    "adapter_leases",
     "adapter_ordinals",
     "adapters",
+    "alarms",
     "audit",
     "choices",
     "completions",
@@ -32,6 +35,7 @@ __all__ = [
     "imported_pairs",
     "keys",
     "metadata",
+    "pause",
     "preference_pairs",
     "preference_state",
     "quarantine",

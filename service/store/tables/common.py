@@ -19,6 +19,7 @@ metadata = MetaData(
 MIGRATE_LOCK = 7_301
 CREATE_ROUND_LOCK = 7_302
 MATCH_LOCK = 7_303
+AUDIT_LOCK = 7_304
 
 NullableJson = JSONB(none_as_null=True)  # None is SQL's null, not the JSON value null
 

@@ -45,6 +45,12 @@ rounds = Table(
     Column("verdict", NullableJson),
     Column("candidate", NullableJson),  # an adapter from outside; null: the round trains one
     Column("parity", NullableJson),
+    Column("behaviour", NullableJson),  # what was measured on the candidate's own answers
+    Column("canary", NullableJson),  # where the canary is and what it has seen
+    Column("watch", NullableJson),  # of a promoted adapter: how long it is watched, and what was seen
+    Column("environment", NullableJson),  # code, packages and machine that the round ran with
+    Column("approved_by", Text),
+    Column("pairs_fate", Text, nullable=False, server_default="learned"),  # learned | released | retired
     created_at(),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
 )
@@ -105,6 +111,7 @@ adapters = Table(
     Column("verdict", NullableJson),
     created_at(),
     Column("added_by", Text),  # null: a round trained it
+    Column("deleted_at", DateTime(timezone=True)),  # its files are gone; null: they are kept
 )
 
 adapter_ordinals = Sequence("adapter_ordinals", metadata=metadata)  # the n in `policy-<n>-<digest8>`

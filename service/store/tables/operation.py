@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, DateTime, Identity, Integer, Table, Text, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from service.store.tables.common import created_at, metadata
@@ -16,6 +29,9 @@ keys = Table(
     Column("secret_sha256", Text, nullable=False),  # of a 256-bit random secret, so no slow hash is needed
     created_at(),
     Column("revoked_at", DateTime(timezone=True)),
+    Column("requests_per_minute", Integer),  # null, here and below: what the settings say
+    Column("tokens_per_minute", Integer),
+    Column("concurrent_requests", Integer),
 )
 
 route = Table(
@@ -26,6 +42,9 @@ route = Table(
     Column("stable", Text, nullable=False),
     Column("previous", Text),
     Column("candidate", Text),
+    Column("candidate_share", Float, nullable=False, server_default=text("0")),
+    Column("baseline", Text),
+    Column("baseline_share", Float, nullable=False, server_default=text("0")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     CheckConstraint("id = 1", name="single_row"),
 )
@@ -39,6 +58,44 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("detail", JSONB, nullable=False),
+    Column("digest", Text, nullable=False),  # covers the entry before: service/store/audit_chain.py
+)
+
+# While the row is there no round starts by itself.
+pause = Table(
+    "pause",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("reason", Text),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    CheckConstraint("id = 1", name="single_row"),
+)
+
+# What operators are to be told; webhooks are sent from here, so that none is lost with a process.
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("seq", BigInteger, Identity(), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("detail", JSONB, nullable=False),
+    Column("once", Text, unique=True),  # what is rung once only; null: each time
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("delivered_at", DateTime(timezone=True)),
+    Column("trouble", Text),  # why the last attempt failed
+)
+
+# Which replica needs which published adapter: its files are not deleted before that time.
+adapter_leases = Table(
+    "adapter_leases",
+    metadata,
+    Column("adapter", Text, nullable=False),
+    Column("replica", Text, nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("adapter", "replica"),
 )
 
 # Random values that all processes share: made once by whoever needs one first.

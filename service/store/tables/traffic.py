@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -40,10 +41,14 @@ completions = Table(
     # One message, beside system messages: the prompt holds nothing of a conversation.
     Column("single_turn", Boolean, nullable=False),
     Column("redacted", Boolean, nullable=False, server_default=text("false")),
+    Column("outcome", Text, nullable=False, server_default="finished"),  # finished | cancelled | failed
+    Column("first_token_seconds", Float),  # from the request's arrival
+    Column("seconds", Float),  # until its last token
     created_at(),
     Index(None, "app", "prompt_digest"),
     Index(None, "user"),
     Index(None, "created_at"),
+    Index(None, "adapter", "created_at"),
 )
 
 choices = Table(
@@ -54,6 +59,7 @@ choices = Table(
     Column("text", Text),  # null: store was false
     Column("token_ids", ARRAY(Integer)),  # null: store was false
     Column("finish_reason", Text, nullable=False),
+    Column("tokens", Integer),  # how many; null: recorded before they were counted, without token ids
     PrimaryKeyConstraint("completion_id", "choice_index"),
 )
 

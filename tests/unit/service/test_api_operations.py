@@ -12,7 +12,7 @@ import pytest
 
 from service.store.store import Store
 from serving.adapters import WEIGHTS
-from serving.contracts import BASE
+from serving.contracts import BASE, Route
 from tests.adapter_files import flip_byte
 from tests.small_service import Refusal, SmallService, client, refusal
 
@@ -87,7 +87,7 @@ async def test_the_status_tells_who_answers_and_what_a_round_would_use(
     await small.ask_for_round()
     status = (await operator.get("/ops/status")).json()
     assert status["model"] == "tiny"
-    assert status["route"] == {"generation": 1, "stable": adapter.name, "previous": BASE, "candidate": None}
+    assert status["route"] == Route(generation=1, stable=adapter.name, previous=BASE).model_dump()
     assert [(replica["replica"], replica["loaded"]) for replica in status["replicas"]] == [
         ("one", [adapter.name]),
         ("two", [adapter.name]),

@@ -88,7 +88,9 @@ def test_votes_are_listed_when_a_filter_is_given(run: Run) -> None:
 
 def test_audit_shows_who_why_and_hides_what_is_empty(api: FakeApi, run: Run) -> None:
     detail = {"reason": "too chatty", "from": None, "generation": 3}
-    api.audit = [AuditEntry(seq=1, at=NOW, who="admin", action="rollback", subject=FIRST, detail=detail)]
+    api.audit = [
+        AuditEntry(seq=1, at=NOW, who="admin", action="rollback", subject=FIRST, detail=detail, digest="0" * 64)
+    ]
     result = run("audit")
     assert in_order(result.stdout, "admin", "rollback", FIRST, "reason=too chatty", "generation=3")
     assert "from=" not in result.stdout

@@ -70,7 +70,7 @@ def _suspect(engine: Engine) -> None:
             id = connection.execute(held, {"user": user, "why": f"many say {MARKER}"}).scalar_one()
             hold = "INSERT INTO quarantined_votes SELECT seq, :id FROM feedback WHERE \"user\" = :user AND correction <> ''"
             connection.execute(text(hold), {"id": id, "user": USER})
-        decided = "INSERT INTO audit (who, action, subject, detail) VALUES ('tess', 'quarantine_held', '1', :detail)"
+        decided = "INSERT INTO audit (who, action, subject, detail, digest) VALUES ('tess', 'quarantine_held', '1', :detail, 'd')"
         detail = f'{{"app": "shop", "user": "{USER}"}}'
         connection.execute(text(decided.replace(":detail", "CAST(:detail AS jsonb)")), {"detail": detail})
 

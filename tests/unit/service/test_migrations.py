@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 from service.store.database import known_schemas, migrate
 from service.store.tables import metadata
 
-OLDEST, CANDIDATES, NEWEST = "0001", "0002", "0003"
+OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, NEWEST = "0001", "0002", "0003", "0004", "0005"
 
 FIRST_LIGHT = """
 INSERT INTO keys (id, role, app, secret_sha256) VALUES ('k', 'app', 'shop', 'x');
@@ -85,7 +85,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def test_every_schema_has_its_place_on_the_stairs() -> None:
-    assert known_schemas() == {OLDEST, CANDIDATES, NEWEST}
+    assert known_schemas() == {OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, NEWEST}
 
 
 def test_all_the_way_down_nothing_is_left_and_up_again_everything_is_there(database: Database) -> None:

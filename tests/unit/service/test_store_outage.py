@@ -20,6 +20,7 @@ from service.store.database import migrate
 from service.store.store import Store
 from serving.contracts import Completion
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.fakes import FakeEngine, until
 from tests.small_service import Refusal, SmallService, client, refusal
 
@@ -138,7 +139,7 @@ async def test_where_chat_is_to_be_refused_no_token_is_generated(
     mortal: Store, tmp_path: Path, server: EmbeddedDatabase
 ) -> None:
     engine = FakeEngine()
-    replica = Replica("one", engine, StoreJournal(mortal, "refuse"), tmp_path, max_lora_rank=8)
+    replica = Replica("one", engine, StoreJournal(mortal, "refuse"), tmp_path, ServingSettings())
     small = await SmallService.start(mortal, tmp_path)
     small.host.replicas["one"] = replica
     await replica.start()

@@ -13,6 +13,7 @@ import pytest
 from serving.contracts import BASE, AdapterFiles, Caller, Route
 from serving.errors import RequestRefused, UnknownModel
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.adapter_files import FINGERPRINTS, write_adapter
 from tests.fakes import EOS, EngineDead, FakeEngine, FakeJournal, authors, chunk, text_of, until
 
@@ -44,7 +45,7 @@ def journal(published: list[AdapterFiles]) -> FakeJournal:
 
 @pytest.fixture
 async def replica(engine: FakeEngine, journal: FakeJournal, tmp_path: Path) -> Replica:
-    replica = Replica("one", engine, journal, tmp_path, max_lora_rank=8)
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings())
     await replica.start()
     return replica
 
@@ -106,7 +107,7 @@ async def test_a_published_adapter_that_is_not_loaded_is_unknown(
 
 
 async def test_before_the_first_round_the_base_answers(tmp_path: Path, engine: FakeEngine) -> None:
-    replica = Replica("one", engine, FakeJournal(), tmp_path, max_lora_rank=8)
+    replica = Replica("one", engine, FakeJournal(), tmp_path, ServingSettings())
     await replica.start()
     assert (await replica.chat(body(), SHOP)).adapter == BASE
     with pytest.raises(UnknownModel):

@@ -11,6 +11,7 @@ from serving.adapters import WEIGHTS
 from serving.contracts import AdapterFiles, Answer, Caller, Route
 from serving.errors import AdapterRefused
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.adapter_files import flip_byte, write_adapter
 from tests.fakes import FakeEngine, FakeJournal, logprob
 
@@ -29,7 +30,7 @@ def journal() -> FakeJournal:
 
 @pytest.fixture
 async def replica(engine: FakeEngine, journal: FakeJournal, tmp_path: Path) -> Replica:
-    replica = Replica("one", engine, journal, tmp_path / "cache", max_lora_rank=8)
+    replica = Replica("one", engine, journal, tmp_path / "cache", ServingSettings())
     await replica.start()
     return replica
 

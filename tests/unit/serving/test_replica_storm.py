@@ -8,6 +8,7 @@ from pathlib import Path
 from serving.contracts import BASE, Caller, ChatAnswer, Route
 from serving.errors import NoRoom
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.adapter_files import write_adapter
 from tests.fakes import FakeEngine, FakeHost, FakeJournal, authors, text_of, until
 
@@ -21,7 +22,8 @@ async def test_a_storm_of_swaps_fails_mixes_and_delays_nothing(tmp_path: Path) -
     published = [write_adapter(tmp_path / f"published-{ordinal}", ordinal) for ordinal in range(1, SWAPS + 1)]
     journal = FakeJournal(*published)
     replicas = [
-        Replica(name, FakeEngine(tokens=LONG), journal, tmp_path / "cache", max_lora_rank=8) for name in ("one", "two")
+        Replica(name, FakeEngine(tokens=LONG), journal, tmp_path / "cache", ServingSettings())
+        for name in ("one", "two")
     ]
     for replica in replicas:
         await replica.start()

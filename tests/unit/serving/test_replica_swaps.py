@@ -13,6 +13,7 @@ from serving.adapters import WEIGHTS
 from serving.contracts import BASE, AdapterFiles, Caller, ChatAnswer, Route
 from serving.errors import AdapterRefused, NoRoom, UnknownModel
 from serving.replica import Replica
+from serving.settings import ServingSettings
 from tests.adapter_files import flip_byte, write_adapter
 from tests.fakes import EngineDead, FakeEngine, FakeJournal, authors, text_of, until
 
@@ -38,7 +39,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def replica(engine: FakeEngine, journal: FakeJournal, tmp_path: Path) -> Replica:
-    replica = Replica("one", engine, journal, tmp_path, max_lora_rank=8)
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings())
     await replica.start()
     return replica
 
@@ -349,7 +350,7 @@ async def test_a_starting_replica_loads_what_the_route_names_before_it_is_ready(
 ) -> None:
     stable, previous = published[0].name, published[1].name
     journal.current = Route(generation=7, stable=stable, previous=previous)
-    replica = Replica("one", engine, journal, tmp_path, max_lora_rank=8)
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings())
     await replica.start()
     assert engine.loaded == {stable, previous}
     assert set(engine.history) == {(what, name) for what in ("load", "warm_up") for name in (stable, previous)}
@@ -368,7 +369,7 @@ async def test_a_replica_whose_route_cannot_be_served_does_not_start(
         flip_byte(Path(spoiled.directory) / WEIGHTS)
     if fault == "no token":
         engine.unusable.add(spoiled.name)
-    replica = Replica("one", engine, journal, tmp_path / "cache", max_lora_rank=8)
+    replica = Replica("one", engine, journal, tmp_path / "cache", ServingSettings())
     with pytest.raises((AdapterRefused, EngineDead), match=spoiled.name):
         await replica.start()
     assert engine.loaded == set()
