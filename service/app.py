@@ -19,13 +19,18 @@ from service.api.chat import chat_routes
 from service.api.cors import VotesFrom
 from service.api.edge import application
 from service.api.feedback import feedback_routes
+from service.api.health import health_routes
 from service.conductor import Conductor
 from service.journal import StoreJournal
 from service.keeping.redaction import load
+from service.limiting.limiter import Limiter
+from service.limiting.settings import NO_LIMITS, LimitSettings
+from service.metrics.http import CountsRequests
+from service.readiness import of_replica
 from service.settings import ServerSettings, Settings, StoreSettings
 from service.store.store import Store
 from service.tokens import Tokens
-from serving.deployment import policy_application
+from serving.deployment import MakeEngine, policy_application, vllm
 from serving.replica import Replica
 from training.contracts import Fingerprints
 
@@ -41,13 +46,21 @@ class Blueprint:
     model: Path  # directory of the base model on every node
     fingerprints: Fingerprints
     use_gpu: bool
+    engine: MakeEngine = vllm
 
 
 def chat(blueprint: Blueprint) -> serve.Application:
     """The application `chat`, to be run at `/v1`."""
     settings = blueprint.settings
-    edge = ChatEdge(blueprint.store_url, settings.server, settings.store)
-    return policy_application(str(blueprint.model), settings.serving, str(settings.cache), edge, gpu=blueprint.use_gpu)
+    edge = ChatEdge(blueprint.store_url, settings.server, settings.store, settings.limits, settings.serving.replicas)
+    return policy_application(
+        str(blueprint.model),
+        settings.serving,
+        str(settings.cache),
+        edge,
+        gpu=blueprint.use_gpu,
+        engine=blueprint.engine,
+    )
 
 
 def operations(blueprint: Blueprint) -> serve.Application:
@@ -75,6 +88,8 @@ class ChatEdge:
     store_url: str
     server: ServerSettings
     store: StoreSettings
+    limits: LimitSettings = NO_LIMITS
+    replicas: int = 1  # that share each key's limits
 
     def journal(self) -> StoreJournal:
         return StoreJournal(Store(self.store_url, load(self.store.redact)), self.store.without_store)
@@ -86,6 +101,8 @@ class ChatEdge:
         tokens = Tokens(store.secrets, self.server.feedback_token_seconds)
         pages = partial(VotesFrom, origins=self.server.cors_origins)
         app = application("Heliotrope chat", max_body_bytes=MAX_CHAT_BODY_BYTES, outermost=pages)
-        app.include_router(chat_routes(replica, doorman))
-        app.include_router(feedback_routes(store.feedback, tokens, doorman))
+        app.add_middleware(CountsRequests, meter=replica.meter.http)
+        app.include_router(health_routes(of_replica(replica, store, needs_store=self.store.without_store == "refuse")))
+        app.include_router(chat_routes(replica, doorman, Limiter(self.limits, self.replicas)))
+        app.include_router(feedback_routes(store.feedback, tokens, doorman, replica.meter))
         return app

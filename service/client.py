@@ -127,6 +127,9 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Answer:
         return self._ask("POST", path, json.dumps(body).encode(), "application/json")
 
+    def put(self, path: str, body: dict[str, Any]) -> Answer:
+        return self._ask("PUT", path, json.dumps(body).encode(), "application/json")
+
     def upload_file(
         self, path: str, file: BinaryIO, kind: str, sent: Callable[[int], None] | None = None, /, **query: str | None
     ) -> Answer:

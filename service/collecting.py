@@ -22,6 +22,8 @@ from service.replay import choose
 from service.settings import Settings
 from service.store.preferences import Open
 from service.store.store import Store
+from service.suites.frozen import frozen
+from service.suites.loader import chosen
 from training.contracts import REPLAY
 from training.objective import Objective, parse
 from training.snapshot import SnapshotRow
@@ -53,6 +55,7 @@ class Collector:
         self.matcher = Matcher(store, settings.preferences, settings.quarantine)
         self._store = store
         self._settings = settings
+        self._frozen = frozen(chosen(settings.gate, settings.model.name))
 
     async def look(self, objective: str | None = None, round: Round | None = None) -> Found:
         """What a round of this objective finds, by default one with the settings' own that would start now.
@@ -73,7 +76,7 @@ class Collector:
     async def guard(self, open: Open, now: datetime) -> Selection:
         """Which of the open pairs count, for a round that was created then."""
         stable = (await self._store.route.read()).stable
-        context = Context(now, behind(stable, await self._store.adapters.list()), open.counted)
+        context = Context(now, behind(stable, await self._store.adapters.list()), open.counted, self._frozen)
         return await asyncio.to_thread(select, open.pairs, self._settings.preferences, context)
 
     async def collect(self, round: Round, found: Found, parent: str) -> Collection:
@@ -112,13 +115,21 @@ class Collector:
         )
 
 
-def missing(funnel: Funnel, objective: str, needed: int) -> str | None:
+def missing(funnel: Funnel, objective: str, needed: int, *, users: int = 0, apps: int = 0) -> str | None:
     """Why there is too little to learn from; None: there is enough.
 
-    Thumbs count where the objective learns from nothing else: there every vote is an example of its own.
+    Thumbs count where the objective learns from nothing else: there every vote is an example of its own. `users` and
+    `apps` are how many a round needs at least.
     """
     thumbs = 0 if parse(objective).paired else funnel.thumbs
-    found, kind = funnel.pairs + thumbs, "pairs and thumbs" if thumbs else "pairs"
-    if found >= needed:
-        return None
-    return f"{found} new {kind}, {needed} are needed (min_pairs): {needed - found} are missing"
+    needs = (
+        (funnel.pairs + thumbs, "new pairs and thumbs" if thumbs else "new pairs", needed, "min_pairs"),
+        (funnel.users, "users", users, "rounds.min_users"),
+        (funnel.apps, "apps", apps, "rounds.min_apps"),
+    )
+    lacking = [
+        f"{found} {kind}, {least} are needed ({setting}): {least - found} are missing"
+        for found, kind, least, setting in needs
+        if found < least
+    ]
+    return "; ".join(lacking) or None

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.limiting.settings import NO_LIMITS, LimitSettings
 from service.parity import Parity
 from service.tuning import Tuning
 
@@ -24,6 +25,7 @@ class Role(enum.StrEnum):
 
     APP = "app"  # chat and vote
     OPERATOR = "operator"  # rounds, adapters, preferences, rollback
+    METRICS = "metrics"  # GET /metrics and nothing else
 
 
 class Key(_Contract):
@@ -32,6 +34,7 @@ class Key(_Contract):
     id: str
     role: Role
     app: str
+    limits: LimitSettings = NO_LIMITS  # of this key; where it has none those of the settings hold
 
 
 # --- rounds -------------------------------------------------------------------------------------------
@@ -43,11 +46,11 @@ class RoundState(enum.StrEnum):
     QUEUED = "queued"  # asked for; nothing done yet
     COLLECTING = "collecting"  # new pairs are chosen and frozen into a snapshot
     TRAINING = "training"  # an attempt runs on Ray Train
-    JUDGING = "judging"  # the gate reads the report; a passing candidate is published and promoted
+    JUDGING = "judging"  # the gate reads the report; a passing candidate is published
     AWAITING_APPROVAL = "awaiting_approval"  # passed, and an operator must say yes
-    CANARY = "canary"  # answers a share of the traffic
+    CANARY = "canary"  # answers a share of the users, a larger one step by step
     PROMOTED = "promoted"  # final: its adapter answers
-    REJECTED = "rejected"  # final: the gate said no; a result, not an error
+    REJECTED = "rejected"  # final: the gate, an operator or the canary said no; a result, not an error
     FAILED = "failed"  # final: something broke; the reason says what
     CANCELLED = "cancelled"  # final: an operator said stop
 
@@ -63,18 +66,52 @@ class RoundBody(_Contract, Tuning):
     note: str | None = Field(default=None, max_length=1000)
 
 
+Outcome = Literal["pass", "fail", "abstain"]
+
+
+class Slice(_Contract):
+    """A part of what a check looked at, such as one topic of a suite, or the newest of the pairs."""
+
+    name: str
+    outcome: Outcome
+    count: int
+    value: float | None = None
+    bound: float | None = None
+
+
+class DecisionBody(_Contract):
+    """`POST /ops/rounds/{n}/approve` and `/reject`; `POST /ops/pause` and `/resume`."""
+
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class Pause(_Contract):
+    """No round starts by itself. What is asked for by hand still does, and what runs goes on."""
+
+    who: str
+    reason: str | None
+    at: datetime
+
+
 class Check(_Contract):
     """One check of the gate. `value` and `bound` are None where the check has no number."""
 
     name: str
-    outcome: Literal["pass", "fail", "abstain"]
+    outcome: Outcome
     value: float | None = None
     bound: float | None = None
     why: str
+    needed: bool = True  # False: where it abstains it stops nobody
+    slices: tuple[Slice, ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """Whether it keeps the old adapter."""
+        return self.outcome == "fail" or (self.outcome == "abstain" and self.needed)
 
 
 class Verdict(_Contract):
-    """What the gate says of a candidate. Anything but all passes keeps the old adapter (invariant 6)."""
+    """What the gate says of a candidate. Any failure, and any needed abstention, keeps the old adapter (invariant 6)."""
 
     promote: bool
     checks: tuple[Check, ...]
@@ -120,7 +157,7 @@ class Round(_Contract):
 
 
 class RoundEvent(_Contract):
-    """A line of `/ops/rounds/{n}/events`. Kinds: state, attempt, phase, step, swap."""
+    """A line of `/ops/rounds/{n}/events`. Kinds: state, attempt, phase, step, canary, swap, watch."""
 
     seq: int
     at: datetime
@@ -155,6 +192,18 @@ class PromoteBody(_Contract):
 
 class RollbackBody(_Contract):
     to: str | None = None  # None: the previous adapter
+    expected_current: str | None = None  # refuse with 412 when another adapter is stable by now
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class SplitBody(_Contract):
+    """`PUT /ops/split`: shares of the requests to `policy`. What is left out stays; a place set to null is emptied."""
+
+    candidate: str | None = None
+    candidate_share: float = Field(default=0.0, ge=0, le=1)
+    baseline: str | None = None
+    baseline_share: float = Field(default=0.0, ge=0, le=1)
+    expected_generation: int | None = None  # refuse with 412 when the route has changed since
     reason: str | None = Field(default=None, max_length=1000)
 
 

@@ -25,6 +25,9 @@ from packaging.requirements import Requirement
 from service.client import Client
 from service.errors import HeliotropeError
 from service.settings import Settings
+from serving import machine
+from serving.machine import Machine
+from serving.settings import ServingSettings
 
 GIB = 1024**3
 
@@ -64,7 +67,7 @@ def examine(settings: Settings, up: dict[str, Any] | None) -> list[Finding]:
         shared_memory(Path("/dev/shm")),
         open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         database(settings.store.url),
-        *([] if devices else [allocator(os.environ.get("LD_PRELOAD", ""))]),
+        *([] if devices else [allocator(os.environ.get("LD_PRELOAD", "")), engine(settings.serving, Machine.here())]),
         port(settings.server.host, settings.server.port, in_use_by_us=ours),
         running,
     ]
@@ -159,6 +162,22 @@ def cpus(count: int) -> Finding:
     if count >= WANTED_CPUS:
         return Finding("cpus", "ok", str(count))
     return Finding("cpus", "warn", str(count), f"{WANTED_CPUS} are wanted: answers wait while a round learns")
+
+
+def engine(settings: ServingSettings, here: Machine) -> Finding:
+    """What each replica's engine is given on a CPU."""
+    threads, cache_bytes = machine.cpu_threads(settings, here), machine.kv_cache_bytes(settings, here)
+    found = f"{settings.replicas} x {threads} threads, {cache_bytes / GIB:.1f} GiB for the KV cache"
+    if settings.compiled and not here.compiler:
+        return Finding("engine", "missing", "serving.compiled asks for a C++ compiler", "apt-get install g++")
+    if settings.replicas * threads > here.cores:
+        few = f"serving.replicas x serving.cpu_threads of at most {here.cores}: engines that share a core wait for it"
+        return Finding("engine", "warn", f"{found} on {here.cores} cores", few)
+    if settings.replicas * cache_bytes > here.memory_bytes / 2:
+        return Finding(
+            "engine", "warn", f"{found} of {here.memory_bytes / GIB:.1f} GiB", "a smaller serving.kv_cache_gib"
+        )
+    return Finding("engine", "ok", found)
 
 
 def memory(available_bytes: int) -> Finding:

@@ -8,6 +8,7 @@
     ├── Conflict               409  conflict_error
     ├── PreconditionFailed     412  conflict_error
     ├── AdapterRejected        422  invalid_request_error
+    ├── TooManyRequests        429  rate_limit_error
     └── Unavailable            503  service_unavailable_error
 
 Every answer that is not a success has OpenAI's shape `{"error": {"message", "type", "param", "code"}}`.
@@ -71,6 +72,17 @@ class AdapterRejected(HeliotropeError):
     type = "invalid_request_error"
 
 
+class TooManyRequests(HeliotropeError):
+    """`headers` say how much there is, how much of it is left, and when all of it is there again."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_seconds: int, headers: Mapping[str, str]) -> None:
+        super().__init__(message, code="rate_limited")
+        self.headers = {"retry-after": str(retry_after_seconds), **headers}
+
+
 class Unavailable(HeliotropeError):
     status = 503
     type = "service_unavailable_error"
@@ -90,6 +102,7 @@ TYPE_OF_STATUS = {
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
 }
 
 

@@ -32,7 +32,12 @@ class StoreJournal:
             adapter = await self.store.adapters.get(name)
         except NotFound:
             return None
+        if adapter.deleted_at is not None:
+            return None
         return AdapterFiles(name=adapter.name, directory=adapter.directory, manifest_sha256=adapter.manifest_sha256)
+
+    async def published(self) -> frozenset[str]:
+        return await self.store.adapters.published()
 
     async def ready(self) -> None:
         """Raises `Unavailable` where no answer goes out without its record, and the store is away now."""

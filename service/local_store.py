@@ -27,9 +27,10 @@ log = logging.getLogger(__name__)
 @contextmanager
 def running(settings: Settings) -> Iterator[str]:
     """The store's URL, migrated. The embedded server runs as long as the block lasts, and no longer."""
-    if settings.store.url is not None:
-        migrate(settings.store.url)
-        yield settings.store.url
+    url = settings.store_url
+    if url is not None:
+        migrate(url)
+        yield url
         return
     database = EmbeddedDatabase(settings.state / "database")
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import signal
 import socket
@@ -27,23 +26,15 @@ import psutil
 from rich.console import Console
 
 from service import model
+from service.alarm_settings import REVEALED
 from service.client import KEYS_FILE, UP_FILE
 from service.errors import BadRequest, Conflict, HeliotropeError
 from service.keeping import redaction
 from service.settings import Settings
 
-NAMESPACE = "heliotrope"
 PROCESSES_FILE = "processes.json"  # [[pid, created]] of all that `up` started
 START_SECONDS = 600  # how long a detached `up` may take before its caller gives up
-STOP_SECONDS = 120
-OBJECT_STORE_BYTES = 128 << 20  # nothing large ever goes through Ray's object store
-
-# For every process that `up` starts; they inherit it.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Engine and training share a laptop's cores: a thread that waits for the others must not spin meanwhile.
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+STOP_SECONDS = 120  # to end a process, besides the time that its requests may take
 
 console = Console(stderr=True)
 
@@ -61,7 +52,9 @@ def up(settings: Settings, *, detach: bool) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         stop.wait()
-        console.print("stopping: requests in flight finish first")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        console.print("stopping: requests in flight finish first; ^C again cuts them off")
 
 
 @contextmanager
@@ -69,8 +62,6 @@ def running(settings: Settings) -> Iterator[str]:
     """The whole service on this machine, as long as the block lasts; gives its URL."""
     from service import local_store
 
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     lock = filelock.FileLock(settings.state / "up.lock")
     try:
         lock.acquire(timeout=0)
@@ -88,9 +79,10 @@ def running(settings: Settings) -> Iterator[str]:
         store_url = stack.enter_context(local_store.running(settings))
         _show_keys(local_store.first_keys(settings.state, store_url))
         url = _url(settings)
-        stack.enter_context(_ray(settings, directory, store_url))
+        stack.enter_context(_cluster(settings, directory, store_url))
         note = settings.state / UP_FILE
-        note.write_text(json.dumps({"pid": os.getpid(), "url": url}))
+        drain_seconds = settings.serving.longest_drain_seconds
+        note.write_text(json.dumps({"pid": os.getpid(), "url": url, "drain_seconds": drain_seconds}))
         stack.callback(note.unlink, missing_ok=True)
         yield url
 
@@ -113,14 +105,15 @@ def _stop_up(state: Path) -> bool:
     if not _is_locked(state / "up.lock"):
         return False  # whatever `up.json` says: its number may belong to another program by now
     try:
-        process = psutil.Process(int(json.loads((state / UP_FILE).read_text())["pid"]))
+        note = json.loads((state / UP_FILE).read_text())
+        process, seconds = psutil.Process(int(note["pid"])), STOP_SECONDS + float(note.get("drain_seconds", 0))
         process.terminate()
     except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
         return False
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(seconds)
     except psutil.TimeoutExpired as slow:
-        raise HeliotropeError(f"process {process.pid} did not stop within {STOP_SECONDS} seconds") from slow
+        raise HeliotropeError(f"process {process.pid} did not stop within {seconds:.0f} seconds") from slow
     return True
 
 
@@ -186,43 +179,24 @@ def _refuse_used_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _ray(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
-    """A Ray cluster of this machine alone, with both applications running and ready."""
+def _cluster(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
+    """Both applications, running and ready on a Ray cluster of this machine alone."""
     import ray
-    from ray import serve
 
-    from service.app import Blueprint, chat, operations
+    from service.app import Blueprint
+    from service.local_cluster import cluster, deploy
     from training.fingerprints import fingerprints
 
     console.print(f"starting: {settings.model.name}, {settings.serving.replicas} replica(s)", highlight=False)
-    ray.init(
-        namespace=NAMESPACE,
-        num_cpus=max(4, os.cpu_count() or 1),  # logical: what must run at once on a laptop must also fit
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=OBJECT_STORE_BYTES,
-    )
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    _note_processes(settings.state)
     try:
-        serve.start(
-            http_options={"host": settings.server.host, "port": settings.server.port},
-            logging_config={"log_level": "ERROR"},
-        )
-        blueprint = Blueprint(
-            settings, store_url, directory, fingerprints(directory), use_gpu=_use_gpu(settings, ray.cluster_resources())
-        )
-        # The Conductor first: it can say how things stand while the engines load.
-        serve.run(operations(blueprint), name="operations", route_prefix="/")
-        serve.run(chat(blueprint), name="chat", route_prefix="/v1")
-        _note_processes(settings.state)
-        yield
+        cpus = max(4, os.cpu_count() or 1)  # what must run at once on a laptop must also fit
+        with cluster(settings.server, cpus=cpus, drain_seconds=settings.serving.longest_drain_seconds):
+            _note_processes(settings.state)
+            use_gpu = _use_gpu(settings, ray.cluster_resources())
+            deploy(Blueprint(settings, store_url, directory, fingerprints(directory), use_gpu=use_gpu))
+            _note_processes(settings.state)
+            yield
     finally:
-        with contextlib.suppress(Exception):  # whatever is left goes with the cluster
-            serve.delete("chat")  # lets requests in flight finish
-            serve.delete("operations")
-        ray.shutdown()
         (settings.state / PROCESSES_FILE).unlink(missing_ok=True)
 
 
@@ -258,7 +232,8 @@ def _say_hello(settings: Settings, url: str) -> None:
 def _up_detached(settings: Settings) -> None:
     """Start `up` as a process of its own and wait until it is ready."""
     file, log = settings.state / "settings.json", settings.state / "up.log"
-    file.write_text(settings.model_dump_json())
+    file.touch(mode=0o600)
+    file.write_text(settings.model_dump_json(context=REVEALED))
     command = [sys.executable, "-m", "service.node", str(file)]
     log.touch(mode=0o600)  # the first start prints the keys into it
     with log.open("ab") as out:

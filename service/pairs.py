@@ -48,6 +48,7 @@ class LeftOut(enum.StrEnum):
     REDACTED = "redacted"  # the redaction hook changed the text, so its tokens were not kept
     TRUNCATED = "truncated"  # the answer ran into its token limit
     FAILED = "failed"  # the answer broke off
+    UNFINISHED = "unfinished"  # its client went away, or its time was up, before the whole answer was there
     EMPTY = "empty"  # the answer has no text
     UNCHANGED = "unchanged"  # both answers are the same: a correction that changes nothing, or two samples alike
     TIE = "tie"  # it says that neither answer is better
@@ -58,6 +59,7 @@ class LeftOut(enum.StrEnum):
     # of a pair, and so of its votes
     DUPLICATE = "duplicate"  # another pair has the same prompt and answers
     NEAR_DUPLICATE = "near_duplicate"  # another pair says nearly the same words
+    FROZEN = "frozen"  # a suite of the gate asks the same question, and nobody learns the exam
     DICTATED = "dictated"  # the prompt itself holds the answer that was chosen
     TOO_OLD = "too_old"  # its votes are older than preferences.max_age_days
     STALE_ADAPTER = "stale_adapter"  # too many adapters have answered since
@@ -140,6 +142,8 @@ class Funnel(_Record):
     thumbs: int = 0  # answers without a partner, from votes and imports
     pairs_replayed: int = 0  # of earlier rounds, chosen when the round collected
     sources: dict[str, int] = {}  # Source -> new pairs
+    users: int = 0  # whose votes are in the pairs and thumbs; imported ones have none
+    apps: int = 0  # that these users came from
 
     @property
     def pairs(self) -> int:

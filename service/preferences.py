@@ -216,4 +216,6 @@ def funnel(
         thumbs=sum(pair.is_thumb for pair in kept),
         pairs_replayed=replayed,
         sources={source.value: sources[source] for source in Source if sources[source]},
+        users=len({voter for pair in kept for voter in pair.voters}),
+        apps=len({pair.app for pair in kept if pair.app is not None}),
     )

@@ -1,55 +1,36 @@
 """Publishes adapters and changes who answers. The only writer of the route row.
 
-Sixth of the seven files of a thumbs-up: `service/gate.py` let a candidate pass; here it gets its place in the
+Sixth of the seven files of a thumbs-up: `service/gate` let a candidate pass; here it gets its place in the
 registry and, in two phases, the traffic; `serving/replica.py` answers with it.
 
     promote:  every replica loads and tries the adapter; any failure calls it off, nothing has changed
               compare-and-set of the route row, with its audit entry; then every replica flips
     rollback: the same to an adapter that is still loaded, so only the flip; a new event, never a rewind
+    split:    the same for a candidate and a baseline that answer shares; new shares alone are only a flip
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Unpack
 
+from service import shares
+from service.adapter_folder import AdapterFolder, candidate_files
 from service.contracts import Adapter, Candidate, Round, Verdict
-from service.errors import AdapterRejected, Conflict, PreconditionFailed, Unavailable
+from service.errors import Conflict, HeliotropeError, PreconditionFailed
+from service.fleet import Fleet, Host
+from service.shares import Split
+from service.store.adapters import gone
+from service.store.rounds import Fence, StaleRound
 from service.store.store import Store
-from serving.adapters import MANIFEST, sha256_of, verify
-from serving.contracts import BASE, AdapterFiles, Answer, Prepared, ReplicaStatus, Route, Scores
-from serving.errors import AdapterRefused, HostAbsent, HostError
+from serving.adapters import MANIFEST, sha256_of
+from serving.contracts import BASE, Answer, Ask, Route, Sampled, Scores
 from training.contracts import Fingerprints, RoundReport
-
-log = logging.getLogger(__name__)
-
-
-class Host(Protocol):
-    """All replicas of the policy; `serving.deployment.PolicyHost` in a cluster."""
-
-    async def prepare(self, name: str) -> list[Prepared]:
-        """Every running replica holds the adapter when this returns. Raises `HostError` when one does not."""
-        ...
-
-    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
-        """What one replica says of the answers under an adapter that need not be published. Raises `HostError`."""
-        ...
-
-    async def abandon(self, name: str) -> None: ...
-
-    async def flip(self, route: Route) -> list[ReplicaStatus]: ...
-
-    async def status(self) -> list[ReplicaStatus]: ...
 
 
 @dataclass(frozen=True)
@@ -66,29 +47,29 @@ class Registry:
 
     def __init__(self, store: Store, host: Host, folder: Path, fingerprints: Fingerprints, max_lora_rank: int) -> None:
         self._store = store
-        self._host = host
-        self._folder = folder
-        self._fingerprints = fingerprints
-        self._max_lora_rank = max_lora_rank
+        self._fleet = Fleet(host)
+        self._folder = AdapterFolder(folder, fingerprints, max_lora_rank)
         self._changing = asyncio.Lock()  # one change of the route at a time; the row's generation guards the rest
 
     def fault(self, directory: Path, name: str) -> str | None:
         """Why the adapter in `directory` cannot be served; None: it can."""
-        try:
-            self._verify(directory, name, manifest_sha256=None)
-        except AdapterRefused as refusal:
-            return str(refusal)
-        return None
+        return self._folder.fault(directory, name)
 
     async def score(self, directory: Path, name: str, answers: Sequence[Answer]) -> Scores:
         """The log-probs that one replica gives to the answers under the candidate in `directory`, which it then holds.
 
         Raises `AdapterRejected` when it cannot, and `Unavailable` while no replica runs; the route is unchanged.
         """
-        manifest_sha256 = await asyncio.to_thread(sha256_of, directory / MANIFEST)
-        files = AdapterFiles(name=name, directory=str(directory), manifest_sha256=manifest_sha256)
-        async with self._trying(name):  # without the lock: a rollback must not wait for it
-            return await self._host.score(files, answers)
+        files = await asyncio.to_thread(candidate_files, directory, name)
+        return await self._fleet.score(files, answers)  # without the lock: a rollback must not wait for it
+
+    async def sample(self, name: str, directory: Path | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+        """What one replica answers under the candidate in `directory`, which it then holds, or (None) what it serves.
+
+        Raises what `score` raises.
+        """
+        files = None if directory is None else await asyncio.to_thread(candidate_files, directory, name)
+        return await self._fleet.sample(name, files, asks, at_once)
 
     async def publish(self, round: Round, report: RoundReport, verdict: Verdict) -> Adapter:
         """Give a candidate its immutable name and place. Doing it twice does it once.
@@ -97,7 +78,7 @@ class Registry:
         `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
         """
         assert round.parent is not None, "a round knows what it is measured against before it is judged"
-        target = await asyncio.to_thread(self._settle, Path(report.adapter_directory), report.adapter_name)
+        target = await asyncio.to_thread(self._folder.settle, Path(report.adapter_directory), report.adapter_name)
         adapter = Adapter(
             name=report.adapter_name,
             ordinal=int(report.adapter_name.split("-")[1]),
@@ -115,132 +96,158 @@ class Registry:
         return adapter
 
     async def promote(
-        self, name: str, *, who: str, reason: str | None = None, expected_current: str | None = None
+        self,
+        name: str,
+        *,
+        who: str,
+        reason: str | None = None,
+        expected_current: str | None = None,
+        fence: Fence | None = None,
     ) -> Switch:
-        """Let `name` answer. Promoting what already answers changes nothing. Raises `NotFound`, `AdapterRejected`
-        (nothing has changed) and `PreconditionFailed`."""
+        """Let `name` answer everybody but the baseline's share; a canary ends. Promoting what answers changes nothing.
+
+        Raises `NotFound`, `Conflict` (its files were deleted), `AdapterRejected`, `Unavailable`, `PreconditionFailed`,
+        and `StaleRound` where the round that it is done for, `fence`, has moved; then nothing has changed.
+        """
         async with self._changing:
             route = await self._store.route.read()
-            if expected_current is not None and route.stable != expected_current:
-                raise PreconditionFailed(
-                    f"{route.stable} answers, not {expected_current}. Look at GET /ops/status and decide again.",
-                    param="expected_current", code="route_moved",
-                )  # fmt: skip
+            _require_stable(route, expected_current)
             if name == route.stable:
                 return Switch(route)
-            seconds = await self._prepare(name)
-            return await self._switch(route, name, seconds, who=who, action="promote", reason=reason)
+            seconds = 0.0 if await self._fleet.holds(name) else await self._prepare(name)
+            return await self._answer_all(route, name, seconds, who=who, action="promote", reason=reason, fence=fence)
 
-    async def rollback(self, *, who: str, to: str | None = None, reason: str | None = None) -> Switch:
-        """Return to `to`, by default the previous adapter. Raises `Conflict` when there is none."""
+    async def rollback(
+        self, *, who: str, to: str | None = None, reason: str | None = None, expected_current: str | None = None
+    ) -> Switch:
+        """Return to `to`, by default the previous adapter; a canary ends.
+
+        To what every replica holds it returns at once: a promotion that still prepares is overtaken, and finds the route
+        moved. The adapter that is left becomes the previous one, so a second rollback would return to it: name
+        `expected_current`, and it is refused. Raises what `promote` raises, and `Conflict` when there is none to return to.
+        """
+        route = await self._store.route.read()
+        target = _return_to(route, to, expected_current)
+        if await self._can_flip_to(target, route):
+            return await self._answer_all(route, target, 0.0, who=who, action="rollback", reason=reason)
         async with self._changing:
             route = await self._store.route.read()
-            target = to or route.previous
-            if target is None:
-                raise Conflict("There is no previous adapter to return to.", code="nothing_to_roll_back")
-            if target == route.stable:
-                raise Conflict(f"{target} already answers.", param="to", code="already_current")
-            seconds = 0.0 if target == route.previous else await self._prepare(target)
-            return await self._switch(route, target, seconds, who=who, action="rollback", reason=reason)
+            target = _return_to(route, to, expected_current)
+            seconds = await self._prepare(target)
+            return await self._answer_all(route, target, seconds, who=who, action="rollback", reason=reason)
 
-    async def _prepare(self, name: str) -> float:
-        """Seconds it took."""
-        if name == BASE:
-            return 0.0
-        began = time.monotonic()
-        adapter = await self._store.adapters.get(name)
-        async with self._trying(name):
-            await asyncio.to_thread(
-                self._verify, Path(adapter.directory), name, manifest_sha256=adapter.manifest_sha256
+    async def _can_flip_to(self, target: str, route: Route) -> bool:
+        """A silent replica must not hold up the way back to what the route names, and what each should hold therefore."""
+        held = await self._fleet.holds(target)
+        return target in route.wanted() if held is None else held
+
+    async def split(
+        self,
+        *,
+        who: str,
+        reason: str | None = None,
+        expected_generation: int | None = None,
+        fence: Fence | None = None,
+        **changes: Unpack[Split],
+    ) -> Switch:
+        """Let a candidate and a baseline answer shares of the traffic. A place that is emptied loses its share.
+
+        New shares alone load nothing; a split that is so already changes nothing. Raises `BadRequest` for shares that
+        do not fit together, `Conflict` for a candidate that already answers everybody, and what `promote` raises.
+        """
+        async with self._changing:
+            route = await self._store.route.read()
+            if expected_generation not in (None, route.generation):
+                raise PreconditionFailed(
+                    f"The route is at generation {route.generation}, not {expected_generation}. "
+                    "Look at GET /ops/status and decide again.",
+                    param="expected_generation", code="route_moved",
+                )  # fmt: skip
+            new = shares.split(route, changes)
+            if new == route:
+                return Switch(route)
+            named = sorted(new.wanted() - route.wanted())
+            seconds = await self._prepare(*named) if named else 0.0
+            detail = {"from": shares.of(route), "to": shares.of(new), "reason": reason}
+            new = new.model_copy(update={"generation": route.generation + 1})
+            subject = new.candidate or new.baseline or new.stable
+            return await self._switch(
+                route, new, seconds, who=who, action="split", subject=subject, detail=detail, fence=fence
             )
-            await self._host.prepare(name)
+
+    async def _prepare(self, *names: str) -> float:
+        """Seconds it took. None is prepared unless all are sound."""
+        began = time.monotonic()
+        for name in names:
+            await self._require_sound(name)
+        await self._fleet.prepare(*names)
         return time.monotonic() - began
 
-    @asynccontextmanager
-    async def _trying(self, name: str) -> AsyncIterator[None]:
-        """Whatever goes wrong while replicas load the adapter: called off, and the route is unchanged."""
-        try:
-            yield
-        except AdapterRefused as refusal:
-            raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
-        except HostAbsent as absent:
-            raise Unavailable(f"{absent}. Try again when they are there; the route is unchanged.") from absent
-        except HostError as failure:
-            await self.abandon(name)
-            raise AdapterRejected(
-                f"{name} could not be prepared: {failure}. The route is unchanged.", code="prepare_failed"
-            ) from failure
+    async def _require_sound(self, name: str) -> None:
+        adapter = await self._store.adapters.get(name)
+        if adapter.deleted_at is not None:
+            raise gone(name, adapter.deleted_at)
+        async with self._fleet.trying():
+            await asyncio.to_thread(
+                self._folder.verify, Path(adapter.directory), name, manifest_sha256=adapter.manifest_sha256
+            )
 
     async def _parent_of(self, candidate: Candidate) -> str:
         """The adapter that an outsider says to continue, if it was published here; else it stands on the base."""
         known = {adapter.name for adapter in await self._store.adapters.list()}
         return candidate.parent if candidate.parent in known else BASE
 
+    async def _answer_all(
+        self, route: Route, name: str, prepare_seconds: float, *, who: str, action: str, reason: str | None,
+        fence: Fence | None = None,
+    ) -> Switch:  # fmt: skip
+        """All but the baseline's share, which stays as it is: what has drifted over many rounds is measured there."""
+        new = Route(
+            generation=route.generation + 1,
+            stable=name,
+            previous=route.stable,
+            baseline=route.baseline,
+            baseline_share=route.baseline_share,
+        )
+        detail = {"from": route.stable, "to": name, "reason": reason}
+        return await self._switch(
+            route, new, prepare_seconds, who=who, action=action, subject=name, detail=detail, fence=fence
+        )
+
     async def _switch(
-        self, route: Route, name: str, prepare_seconds: float, *, who: str, action: str, reason: str | None
-    ) -> Switch:
+        self, old: Route, new: Route, prepare_seconds: float, *, who: str, action: str, subject: str,
+        detail: dict[str, Any], fence: Fence | None = None,
+    ) -> Switch:  # fmt: skip
         began = time.monotonic()
         try:
             changed = await self._store.route.change(
-                route.generation,
-                Route(generation=route.generation + 1, stable=name, previous=route.stable),
-                who=who,
-                action=action,
-                subject=name,
-                detail={"from": route.stable, "to": name, "reason": reason},
+                old.generation, new, who=who, action=action, subject=subject, detail=detail, fence=fence
             )
-        except PreconditionFailed:
-            await self.abandon(name)
+        except (HeliotropeError, StaleRound):
+            await self._fleet.abandon(*sorted(new.wanted() - old.wanted()))
             raise
-        assert changed.generation == route.generation + 1 and changed.stable == name
-        try:
-            await self._host.flip(changed)
-        except Exception as error:  # the row is the truth and every replica reads it; the flip only made it quick
-            log.warning("the flip to %s did not reach every replica, they will poll: %s", name, error)
+        assert changed == new, "the row is not what was decided"
+        await self._fleet.flip(changed)
         return Switch(changed, prepare_seconds, time.monotonic() - began)
 
     async def abandon(self, name: str) -> None:
-        """A replica that does not hear of it frees the adapter when the next one is prepared."""
-        try:
-            await self._host.abandon(name)
-        except Exception as error:  # the caller has a better reason to tell of
-            log.warning("not every replica heard that %s is abandoned: %s", name, error)
-
-    def _verify(self, directory: Path, name: str, *, manifest_sha256: str | None) -> None:
-        verify(
-            directory,
-            name=name,
-            base=self._fingerprints.base_model,
-            tokenizer=self._fingerprints.tokenizer,
-            max_rank=self._max_lora_rank,
-            manifest_sha256=manifest_sha256,
-        )
-
-    def _settle(self, source: Path, name: str) -> Path:
-        """Copy to the published place: complete or not at all, and never over what is there."""
-        target = self._folder / name
-        if target.is_dir():
-            self._verify(target, name, manifest_sha256=None)
-            return target
-        self._folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=self._folder))
-        try:
-            for file in sorted(source.iterdir()):
-                copied = scratch / file.name
-                shutil.copyfile(file, copied)
-                _fsync(copied)
-            _fsync(scratch)
-            self._verify(scratch, name, manifest_sha256=None)
-            os.rename(scratch, target)
-            _fsync(self._folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return target
+        """The promotion was called off: replicas free what they loaded for it."""
+        await self._fleet.abandon(name)
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _return_to(route: Route, to: str | None, expected_current: str | None) -> str:
+    _require_stable(route, expected_current)
+    target = to or route.previous
+    if target is None:
+        raise Conflict("There is no previous adapter to return to.", code="nothing_to_roll_back")
+    if target == route.stable:
+        raise Conflict(f"{target} already answers.", param="to", code="already_current")
+    return target
+
+
+def _require_stable(route: Route, expected: str | None) -> None:
+    if expected is not None and route.stable != expected:
+        raise PreconditionFailed(
+            f"{route.stable} answers, not {expected}. Look at GET /ops/status and decide again.",
+            param="expected_current", code="route_moved",
+        )  # fmt: skip

@@ -4,6 +4,10 @@ Third of the seven files of a thumbs-up: `service/preferences.py` made the pairs
 them, and back here `service/gate.py` is asked. Each state has one handler; each handler can be repeated, because
 the step it takes is a compare-and-set in the store. A Conductor that dies in the middle is replaced by one that
 does the same step again; a stale attempt is fenced off by its number.
+
+    queued -> collecting -> training -> judging -+-> awaiting_approval -+-> canary -+-> promoted -> (watched)
+                                                 +-> -------------------+-> --------+
+    any of them -> failed, cancelled         judging, awaiting_approval, canary -> rejected
 """
 
 from __future__ import annotations
@@ -11,11 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from service import gate
+from service import approving, evidence, gate
 from service.attempts import AttemptsOfRound, GivenUp, Trainer
+from service.canary.rollout import Rollout
+from service.canary.state import CanaryState
+from service.canary.watching import Watch
 from service.collecting import Collection, Collector, missing
 from service.contracts import Candidate, Round, RoundBody, RoundState
 from service.digest import content_digest
@@ -36,6 +44,8 @@ log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.5  # between looks at the store while there is nothing to do
 POLL_SECONDS = 0.3  # between looks at a running attempt
+LOOK_SECONDS = 2.0  # between looks at a canary, and at what is watched
+LOOK_REST = 4  # times as long as a look took nobody looks: it counts what very many people were answered
 
 
 class Rounds:
@@ -57,7 +67,9 @@ class Rounds:
         self._settings = settings
         self.collector = Collector(store, settings)
         self.overview = Overview(self.collector, store, settings)
-        self._judging = Judge(registry, settings.gate)
+        self._judging = Judge(store, registry, settings)
+        self._rollout = Rollout(store, registry, settings)
+        self._watch = Watch(store, registry, settings.watch, settings.canary)
         specs = Specs(settings, model, fingerprints, use_gpu)
         self._attempts = AttemptsOfRound(store, trainer, specs, settings.training.max_attempts)
         self._handlers: dict[RoundState, Callable[[Round], Awaitable[None]]] = {
@@ -65,6 +77,8 @@ class Rounds:
             RoundState.COLLECTING: self._collect,
             RoundState.TRAINING: self._train,
             RoundState.JUDGING: self._judge,
+            RoundState.AWAITING_APPROVAL: self._await_approval,
+            RoundState.CANARY: self._rollout.step,
         }
 
     # --- what operators ask for ---------------------------------------------------------------------
@@ -98,38 +112,86 @@ class Rounds:
         return (await self.overview.read(objective)).funnel
 
     async def cancel(self, n: int, *, who: str) -> Round:
-        """Raises `NotFound`, and `Conflict` for a round that is over or whose adapter may be answering already."""
-        work = await self._store.rounds.work(n)
-        if work.round.state.final:
-            raise Conflict(f"Round {n} is already {work.round.state}.", code="round_over")
-        if work.round.state is RoundState.JUDGING:
-            raise Conflict(
-                f"Round {n} is being judged and cannot be stopped any more. Wait for its end; roll back if you must.",
-                code="round_judging",
-            )
+        """In any state. Raises `NotFound`, and `Conflict` for a round that is over or whose adapter answers already."""
+        return await self._stop(n, RoundState.CANCELLED, who=who, reason=f"cancelled by {who}")
+
+    async def reject(self, n: int, *, who: str, reason: str | None) -> Round:
+        """An operator turns down a candidate that the gate let pass. Raises `NotFound` and `Conflict`."""
+        self._require_decidable(await self._store.rounds.get(n))
+        why = f"turned down by {who}" + (f": {reason}" if reason else "")
+        return await self._stop(n, RoundState.REJECTED, who=who, reason=why)
+
+    async def approve(self, n: int, *, who: str, reason: str | None) -> Round:
+        """An operator agrees to the candidate, or to the next step of its canary. Raises `NotFound` and `Conflict`."""
+        round = await self._store.rounds.get(n)
+        self._require_decidable(round)
+        approved: CanaryState | None = None
+        if round.state is RoundState.CANARY:
+            state = CanaryState.model_validate(round.canary)
+            if self._settings.canary.advance == "automatic" or state.now is None:
+                raise Conflict(f"The canary of round {n} takes its next step by itself.", code="nothing_to_approve")
+            approved = state.approve(who)
         try:
-            cancelled = await self._store.rounds.move(
-                n, expect=work.round.state, to=RoundState.CANCELLED, attempt=work.round.attempt,
-                reason=f"cancelled by {who}",
-            )  # fmt: skip
+            return await self._store.rounds.approve(n, expect=round.state, who=who, reason=reason, canary=approved)
         except StaleRound:  # the loop took a step meanwhile
-            return await self.cancel(n, who=who)
-        if work.round.state is RoundState.TRAINING:
+            return await self.approve(n, who=who, reason=reason)
+
+    async def _stop(self, n: int, to: RoundState, *, who: str, reason: str) -> Round:
+        round = await self._store.rounds.get(n)
+        if round.state.final:
+            raise Conflict(f"Round {n} is already {round.state}.", code="round_over")
+        try:
+            stopped = await self._store.rounds.stop(n, expect=round.state, to=to, who=who, reason=reason)
+        except StaleRound:  # the loop took a step meanwhile
+            return await self._stop(n, to, who=who, reason=reason)
+        if round.state is RoundState.TRAINING:
             await self._attempts.stop(n)
-        return cancelled
+        if round.state is RoundState.CANARY:
+            await self._settle(stopped)
+        return stopped
+
+    def _require_decidable(self, round: Round) -> None:
+        if round.state not in (RoundState.AWAITING_APPROVAL, RoundState.CANARY):
+            raise Conflict(
+                f"Round {round.n} is {round.state} and waits for nobody's word. "
+                f"To stop it, cancel it; to take back what it promoted, roll back.",
+                code="nothing_to_approve",
+            )
 
     # --- the loop -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """For ever: look for a round that is not final, take its next step."""
+        """For ever: take the next step of the round that runs, and beside it look after those that are over."""
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._for_ever(self.step))
+            loops.create_task(self._for_ever(self.settle))
+
+    async def _for_ever(self, work: Callable[[], Awaitable[RoundState | None]]) -> None:
         while True:
+            began = time.monotonic()
             try:
-                was = await self.step()
-                seconds = IDLE_SECONDS if was is None else POLL_SECONDS if was is RoundState.TRAINING else 0
+                seconds = _rest(await work(), time.monotonic() - began)
             except HeliotropeError as error:  # the store or the replicas are away; the round is where it was
                 log.warning("the loop waits: %s", error)
                 seconds = IDLE_SECONDS
             await asyncio.sleep(seconds)
+
+    async def settle(self) -> RoundState | None:
+        """What rounds that are over leave to do: a canary is taken off, a promotion is watched. None: nothing."""
+        unsettled = await self._store.rounds.unsettled()
+        for round in unsettled:
+            await self._settle(round)
+        return RoundState.CANARY if unsettled else None
+
+    async def _settle(self, round: Round) -> None:
+        """What does not succeed now is tried again later."""
+        try:
+            if round.state is RoundState.PROMOTED:
+                await self._watch.look(round)
+            else:
+                await self._rollout.take_off(round)
+        except (HeliotropeError, StaleRound) as error:
+            log.warning("round %d is not settled yet: %s", round.n, error)
 
     async def step(self) -> RoundState | None:
         """Take one step of the running round; the state that it was in. None: no round is running."""
@@ -166,7 +228,10 @@ class Rounds:
             return
         objective = str(round.settings["objective"])
         found = await self.collector.look(objective, round)
-        reason = missing(found.funnel, objective, int(round.settings["min_pairs"]))
+        least = self._settings.rounds
+        reason = missing(
+            found.funnel, objective, int(round.settings["min_pairs"]), users=least.min_users, apps=least.min_apps
+        )
         if reason is not None:
             await self._store.rounds.move(
                 round.n, expect=RoundState.COLLECTING, to=RoundState.FAILED, reason=reason,
@@ -176,7 +241,7 @@ class Rounds:
         await self._freeze(round, await self.collector.collect(round, found, parent), parent)
 
     async def _freeze(self, round: Round, collected: Collection, parent: str) -> None:
-        folder = self._settings.rounds / f"{round.n:04d}"
+        folder = self._settings.rounds_folder / f"{round.n:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         snapshot = folder / "pairs.parquet"
         digest = await asyncio.to_thread(write_snapshot, snapshot, collected.rows)
@@ -187,6 +252,7 @@ class Rounds:
                 rows=len(collected.rows), parent=parent, snapshot=str(snapshot), pair_digest=digest,
                 funnel=collected.funnel.model_dump(mode="json"),
                 adapter_ordinal=await self._store.adapters.next_ordinal(),
+                environment=await asyncio.to_thread(evidence.environment, self._settings.training),
             )  # fmt: skip
         except StaleRound:
             if (await self._store.rounds.get(round.n)).state.final:  # cancelled, perhaps to erase what is in the file
@@ -206,7 +272,7 @@ class Rounds:
             judged = await self._judging.judge(round, report)
             round = await self._store.rounds.move(
                 round.n, expect=RoundState.JUDGING, to=RoundState.JUDGING, attempt=round.attempt,
-                verdict=judged.verdict, parity=judged.parity,
+                verdict=judged.verdict, parity=judged.parity, behaviour=judged.behaviour,
             )  # fmt: skip
         assert round.verdict is not None
         reason = gate.summary(round.verdict)
@@ -217,26 +283,25 @@ class Rounds:
             return
         assert report.samples is None or round.parity is not None, "samples were left, and nobody compared them"
         adapter = await self._registry.publish(round, report, round.verdict)
-        # An operator who changed the route while we trained has decided; we do not decide against them.
-        switch = await self._registry.promote(
-            adapter.name, who=f"round {round.n}", reason=reason,
-            expected_current=await self._expected_current(round, adapter.name),
-        )  # fmt: skip
-        await self._store.rounds.add_event(
-            round.n,
-            "swap",
-            {
-                "attempt": round.attempt,
-                "to": adapter.name,
-                "prepare_seconds": switch.prepare_seconds,
-                "flip_seconds": switch.flip_seconds,
-            },
-        )
+        waits_for = approving.waits_for(round, round.verdict, self._settings.rounds)
+        if waits_for is None:
+            await self._rollout.begin(round, adapter.name, reason)
+            return
         await self._store.rounds.move(
-            round.n, expect=RoundState.JUDGING, to=RoundState.PROMOTED, attempt=round.attempt,
-            adapter=adapter.name, reason=reason,
+            round.n, expect=RoundState.JUDGING, to=RoundState.AWAITING_APPROVAL, attempt=round.attempt,
+            adapter=adapter.name, reason=waits_for,
         )  # fmt: skip
 
-    async def _expected_current(self, round: Round, name: str) -> str | None:
-        """The parent; or the candidate itself, when a Conductor died between promoting it and saying so."""
-        return name if (await self._store.route.read()).stable == name else round.parent
+    async def _await_approval(self, round: Round) -> None:
+        assert round.adapter is not None and round.verdict is not None
+        if round.approved_by is not None:
+            reason = f"{gate.summary(round.verdict)}; approved by {round.approved_by}"
+            await self._rollout.begin(round, round.adapter, reason)
+
+
+def _rest(was: RoundState | None, took_seconds: float) -> float:
+    """Seconds until the next step, after one in this state."""
+    if was is RoundState.CANARY:
+        return max(LOOK_SECONDS, LOOK_REST * took_seconds)
+    idle = {None: IDLE_SECONDS, RoundState.AWAITING_APPROVAL: IDLE_SECONDS, RoundState.TRAINING: POLL_SECONDS}
+    return idle.get(was, 0.0)

@@ -16,10 +16,17 @@ import platformdirs
 import pydantic
 from pydantic import Field
 
+from service.alarm_settings import AlarmSettings
+from service.artifacts import ArtifactSettings
+from service.canary.settings import CanarySettings, WatchSettings
+from service.contracts import Role
 from service.curation.settings import PreferenceSettings, QuarantineSettings
 from service.errors import BadRequest
+from service.gate.settings import GateSettings
 from service.keeping.settings import RetentionSettings
+from service.limiting.settings import LimitSettings
 from service.section import Section
+from service.triggers.settings import RoundSettings
 from service.tuning import (
     TUNABLE,
     Beta,
@@ -33,7 +40,7 @@ from service.tuning import (
     Weight,
     require_effective,
 )
-from serving.settings import Rank, ServingSettings
+from serving.settings import Ingress, Rank, ServingSettings
 
 PREFIX = "HELIOTROPE_"
 CONFIG_FILE = "heliotrope.toml"
@@ -58,7 +65,12 @@ class ModelSettings(Section):
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
+    ingress: Ingress = Field(default="python", description="Ray's proxy, or HAProxy; serving/README.md compares them")
     insecure_no_auth: bool = Field(default=False, description="answer without keys; for a laptop only")
+    first_keys: dict[Role, Path] = Field(
+        default={}, description="role -> a file with a key that is valid from the start, as a mounted Secret does"
+    )
+    metrics_without_key: bool = Field(default=False, description="GET /metrics for everybody who reaches the port")
     cors_origins: tuple[str, ...] = Field(
         default=(), description="web pages that may vote from the browser, such as https://app.example; none by default"
     )
@@ -71,6 +83,7 @@ class StoreSettings(Section):
     url: str | None = Field(
         default=None, description="postgresql://...; None: an embedded PostgreSQL in the state folder"
     )
+    url_file: Path | None = Field(default=None, description="a file that holds the URL, as a mounted Secret does")
     redact: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
@@ -79,6 +92,12 @@ class StoreSettings(Section):
     without_store: Literal["answer", "refuse"] = Field(
         default="answer", description="chat while the store is down: answers that cannot be rated, or 503"
     )
+
+    @pydantic.model_validator(mode="after")
+    def _one_url(self) -> StoreSettings:
+        if self.url is not None and self.url_file is not None:
+            raise ValueError("store.url and store.url_file both name a server; remove one of them")
+        return self
 
 
 class TrainingSettings(Section):
@@ -103,6 +122,9 @@ class TrainingSettings(Section):
     lora_alpha: int = Field(default=16, ge=1)
     seed: int = 0
     workers: int = Field(default=1, ge=1)
+    node_resource: str | None = Field(
+        default=None, min_length=1, description="a Ray resource that only nodes for training have; None: any node"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
         default=None, description="of the frozen base; None: bfloat16 on a GPU, float32 on a CPU"
     )
@@ -122,20 +144,6 @@ class TrainingSettings(Section):
         return self
 
 
-class GateSettings(Section):
-    min_held_out_pairs: int = Field(
-        default=4, ge=1, description="with fewer the gate abstains, and the old adapter stays"
-    )
-    step0_tolerance: float = Field(default=1e-4, ge=0, description="|log-ratio| allowed before the first update")
-    min_final_margin: float = Field(default=0.01, ge=0, description="reward margin the last steps must reach")
-    parity_tolerance: float | None = Field(
-        default=None,
-        gt=0,
-        description="mean distance of serving's log-probs from training's, nats a token; "
-        "None: 0.01 where both compute in float32, else 0.05",
-    )
-
-
 class Settings(Section):
     state: Path = Field(
         default_factory=lambda: Path(platformdirs.user_state_path("heliotrope")),
@@ -144,12 +152,18 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     serving: ServingSettings = ServingSettings()
     training: TrainingSettings = TrainingSettings()
+    rounds: RoundSettings = RoundSettings()
     gate: GateSettings = GateSettings()
+    canary: CanarySettings = CanarySettings()
+    watch: WatchSettings = WatchSettings()
     preferences: PreferenceSettings = PreferenceSettings()
     quarantine: QuarantineSettings = QuarantineSettings()
     retention: RetentionSettings = RetentionSettings()
+    limits: LimitSettings = LimitSettings()
+    alarms: AlarmSettings = AlarmSettings()
 
     @pydantic.model_validator(mode="after")
     def _rank_fits(self) -> Settings:
@@ -166,6 +180,20 @@ class Settings(Section):
         return self
 
     @property
+    def store_url(self) -> str | None:
+        """None: the embedded database. Raises `BadRequest` where the file that holds it cannot be read."""
+        file = self.store.url_file
+        if file is None:
+            return self.store.url
+        try:
+            return file.read_text().strip()
+        except OSError as error:
+            raise BadRequest(
+                f"setting 'store.url_file' names {file}, which cannot be read: {error.strerror}. Mount the Secret there.",
+                param="store.url_file", code="secret_missing",
+            ) from error  # fmt: skip
+
+    @property
     def round_defaults(self) -> dict[str, Any]:
         """What a round uses where `POST /ops/rounds` names nothing else."""
         chosen = self.training.model_dump(include=set(TUNABLE))
@@ -178,7 +206,7 @@ class Settings(Section):
         return self.state / "adapters"
 
     @property
-    def rounds(self) -> Path:
+    def rounds_folder(self) -> Path:
         """Snapshots and attempts of rounds."""
         return self.state / "rounds"
 
@@ -186,6 +214,11 @@ class Settings(Section):
     def uploads(self) -> Path:
         """Adapters that were brought from outside, before any verdict."""
         return self.state / "uploads"
+
+    @property
+    def baselines(self) -> Path:
+        """What adapters answered to the gate's suites."""
+        return self.state / "baselines"
 
     @property
     def cache(self) -> Path:

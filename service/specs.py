@@ -26,7 +26,7 @@ class Specs:
         assert work.snapshot is not None, "the round has not collected yet"
         assert work.adapter_ordinal is not None and round.pair_digest is not None
         tuned = self.settings.round_defaults | round.settings
-        out = self.settings.rounds / f"{round.n:04d}" / f"attempt-{round.attempt}"
+        out = self.settings.rounds_folder / f"{round.n:04d}" / f"attempt-{round.attempt}"
         return RoundSpec(
             round=round.n,
             attempt=round.attempt,
@@ -38,7 +38,7 @@ class Specs:
             adapter_ordinal=work.adapter_ordinal,
             out=str(out),
             storage=str(out / "ray"),
-            checkpoints=str(self.settings.rounds / f"{round.n:04d}" / "checkpoints"),
+            checkpoints=str(self.settings.rounds_folder / f"{round.n:04d}" / "checkpoints"),
             candidate=None if round.candidate is None else round.candidate.directory,
             **{name: tuned[name] for name in LEARNING},
             pairs_per_step=training.pairs_per_step,
@@ -49,6 +49,7 @@ class Specs:
             lora=LoraSpec(rank=training.lora_rank, alpha=training.lora_alpha),
             workers=training.workers,
             use_gpu=self.use_gpu,
+            node_resource=training.node_resource,
             shard_base=training.shard_base,
             seconds_between_checkpoints=training.seconds_between_checkpoints,
             restarts=training.restarts,

@@ -40,6 +40,7 @@ class RoundView:
     phase: str | None = None
     step: dict[str, Any] | None = None  # the last StepMetrics of this attempt
     losses: list[float] = field(default_factory=list)  # [steps] of this attempt
+    canary: dict[str, Any] | None = None  # the step that goes on
     swap: dict[str, Any] | None = None  # how long it took until every replica answered with the new adapter
     trouble: str | None = None  # why nothing is heard at the moment
 
@@ -55,6 +56,8 @@ class RoundView:
         elif event["kind"] == "step":
             self.step = data
             self.losses.append(data["loss"])
+        elif event["kind"] == "canary":
+            self.canary = data
         elif event["kind"] == "swap":
             self.swap = data
 
@@ -144,6 +147,8 @@ def render(view: RoundView) -> RenderableType:
         f"round {view.n}": f"{view.state}{attempt}",
         "phase": view.phase,
         **(_step_facts(view.step, view.losses) if view.step else {}),
+        "waits for": view.reason if view.state == "awaiting_approval" else None,
+        "canary": canary_line(view.canary) if view.canary and view.state == "canary" else None,
         "swap": swap_line(view.swap) if view.swap else None,
         "waiting": view.trouble,
     }
@@ -182,10 +187,19 @@ def event_line(view: RoundView, event: dict[str, Any]) -> str:
             )
         case "attempt":
             return f"{prefix}attempt {data['attempt']}"
+        case "canary":
+            return f"{prefix}canary {canary_line(data)}"
+        case "watch":
+            return f"{prefix}{data['adapter']} was watched: {data['ended']} ({clean(data['why'])})"
         case "swap":
             return f"{prefix}swap to {data['to']}, {swap_line(data)}"
         case kind:
             return f"{prefix}{kind}"
+
+
+def canary_line(data: dict[str, Any]) -> str:
+    """Whom a candidate answers since this step began."""
+    return f"step {data['step']} of {data['steps']}: {data['share']:.0%} of the users"
 
 
 def swap_line(data: dict[str, Any]) -> str:
@@ -205,11 +219,16 @@ def verdict_table(verdict: dict[str, Any]) -> Table:
     return table(
         ("check", "outcome", "value", "bound", "why"),
         (
-            (c["name"], c["outcome"], _maybe(c["value"]), _maybe(c["bound"]), c["why"])
+            (c["name"], _outcome(c), _maybe(c["value"]), _maybe(c["bound"]), c["why"])
             for c in verdict["checks"]
         ),
         wrap=("why",),
     )  # fmt: skip
+
+
+def _outcome(check: dict[str, Any]) -> str:
+    """Whether an abstention stopped the candidate is the first thing to ask of it."""
+    return "abstain (not needed)" if check["outcome"] == "abstain" and not check["needed"] else check["outcome"]
 
 
 def _maybe(value: float | None) -> str | None:

@@ -108,6 +108,21 @@ class Prepared(_Contract):
     error: str | None = None  # None: verified, loaded, warmed up
 
 
+class Probed(_Contract):
+    """A replica's answer to `probe`."""
+
+    replica: str
+    seconds: float  # until the engine gave one token, or failed
+    error: str | None = None  # None: it did
+
+
+class Exposed(_Contract):
+    """What one replica counts."""
+
+    replica: str
+    text: str  # in Prometheus' text format
+
+
 class Answer(_Contract):
     """An answer whose tokens are known: what a policy is asked to score."""
 
@@ -121,6 +136,31 @@ class Scores(_Contract):
     replica: str
     dtype: str  # in which the engine computes, such as float32
     logprobs: tuple[tuple[float, ...], ...]  # of each answer, of each of its tokens; nats
+
+
+class Ask(_Contract):
+    """A chat on trial: nobody waits for the answer, nothing of it is recorded, and nobody can vote on it."""
+
+    messages: tuple[dict[str, Any], ...]
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int = 0
+
+
+class Said(_Contract):
+    """The answer to an `Ask`."""
+
+    text: str
+    tokens: int
+    finish_reason: str  # as in `Choice`; refused: the engine did not take the chat, such as one that is too long
+    seconds: float
+
+
+class Sampled(_Contract):
+    """What one replica said under one adapter, in the order it was asked."""
+
+    replica: str
+    answers: tuple[Said, ...]
 
 
 class ReplicaStatus(_Contract):
@@ -137,11 +177,16 @@ class ReplicaStatus(_Contract):
     unlogged: int = 0  # answers since its start that could not be recorded, and so cannot be rated
 
 
+def _unheard(tokens: int) -> None:
+    """Nobody counts them."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks: the app is from the key, the rest from the request."""
 
     app: str
+    ended: Callable[[int], None] = _unheard  # called once, when the request is over: the tokens that it took
 
 
 @dataclass(frozen=True)
@@ -154,6 +199,11 @@ class EngineOutput:
 
 
 OnEnded = Callable[[EngineOutput], Awaitable[None]]
+OnSampled = Callable[[], None]
+
+
+def unseen() -> None:
+    """For `OnSampled`, where nobody waits for the first token."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +227,21 @@ class Engine(Protocol):
     control_tokens: frozenset[str]  # texts that the tokenizer reads as one token of control, such as <|im_end|>
     context_tokens: int  # prompt and answer together
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
+    async def chat(
+        self, request: dict[str, Any], request_id: str, on_ended: OnEnded, on_sampled: OnSampled = unseen
+    ) -> ChatAnswer:
         """Answer an OpenAI chat body whose `model` is `base` or a loaded adapter.
 
         `on_ended` is awaited once: of a finished answer before the client can see its end, of a cancelled one as soon as
-        the engine has let go of it; not at all for a body that is refused. A stream that is closed, or a call that is
-        cancelled, stops the engine's work on it. Raises `serving.errors.RequestRefused` for a body the engine will not take.
+        the engine has let go of it; not at all for a body that is refused. `on_sampled` is called when the first token
+        has come, and of a stream whenever more have. A stream that is closed, or a call that is cancelled, stops the
+        engine's work on it. Raises `serving.errors.RequestRefused` for a body the engine will not take.
         """
+        ...
+
+    async def stop(self, request_id: str) -> None:
+        """Stop the engine's work on that request. Its call or stream then ends by itself, with an answer that is worth
+        nothing, after `on_ended` with what was sampled so far. A request that is over already is left alone."""
         ...
 
     async def load(self, name: str, directory: str) -> None:
@@ -191,7 +249,7 @@ class Engine(Protocol):
         ...
 
     async def warm_up(self, name: str) -> None:
-        """Generate one token with the adapter, so that the first user does not wait for it."""
+        """Generate one token with the adapter, or the base, so that the first user does not wait for it."""
         ...
 
     async def score(self, name: str, answer: Answer) -> tuple[float, ...]:
@@ -218,7 +276,11 @@ class Journal(Protocol):
     async def route(self) -> Route: ...
 
     async def adapter(self, name: str) -> AdapterFiles | None:
-        """None: no such adapter was ever published."""
+        """None: no such adapter was ever published, or its files were deleted."""
+        ...
+
+    async def published(self) -> frozenset[str]:
+        """The names of all adapters that were published and whose files are kept."""
         ...
 
     async def ready(self) -> None:

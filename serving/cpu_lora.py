@@ -8,6 +8,9 @@ by side as one low-rank layer; each row keeps the columns of its own adapter, an
     hidden *= mask             1 in a row's own columns, else 0
     y += hidden @ B            [tokens, out]; B holds each slice (q, k, v) in its own rows and columns
 
+vLLM also turns compilation off where there is LoRA on a CPU. Here a compiled model (`serving.compiled`) calls this as one
+operation that the compiler does not look into; one that is not compiled gets the kernels of `cpu_kernels.py`.
+
 vLLM loads this in each of its processes through the entry point `vllm.general_plugins`. Knows the insides of one vLLM
 version; with any other it stays out, and `serving/engine.py` keeps a spare slot that makes the stock path correct.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import logging
 import os
 from importlib.metadata import entry_points, version
+from typing import Any
 
 SUPPORTED = ("0.32.0",)
 PLUGIN = "heliotrope_cpu_lora"  # as pyproject.toml names the entry point
@@ -34,8 +38,27 @@ def register() -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cpu():
-        # The one place that is changed: which class the LoRA layers are given.
-        type(current_platform).get_punica_wrapper = classmethod(lambda cls: "serving.side_by_side.SideBySide")  # pyright: ignore
+        _take_over(type(current_platform))
+
+
+def _take_over(platform: Any) -> None:
+    """Two places of vLLM's are changed: which class the LoRA layers are given, and that LoRA forbids compilation."""
+    from serving import cpu_kernels
+
+    checks = platform.check_and_update_config.__func__
+    if checks.__name__ == "compiled_with_lora":
+        return
+
+    def compiled_with_lora(cls: Any, config: Any) -> None:
+        lora, config.lora_config = config.lora_config, None
+        try:
+            checks(cls, config)
+        finally:
+            config.lora_config = lora
+
+    platform.get_punica_wrapper = classmethod(lambda cls: "serving.side_by_side.SideBySide")
+    platform.check_and_update_config = classmethod(compiled_with_lora)
+    cpu_kernels.use(platform)
 
 
 def in_use() -> bool:

@@ -1,8 +1,12 @@
-"""Ray Serve around a replica: the deployment `Policy`, and the way the Conductor reaches all of its replicas.
+"""Ray Serve around a replica: the deployment `Policy`. `host.py` is the Conductor's way to all of its replicas.
 
 A replica is HTTP server and engine in one process: no hop per token. The route row is the truth about who
-answers; `PolicyHost` makes a change quick by broadcast, polling in each replica makes it certain. Serve's own
-`user_config` is not used: a replica that takes one leaves the routing set while it does.
+answers; a broadcast makes a change quick, polling in each replica makes it certain. Serve's own `user_config` is not
+used: a replica that takes one leaves the routing set while it does.
+
+Serve's queue is not used either: it is without bound or without a word. `desk.py` admits and refuses, so all that
+arrives is let through to it. A replica that can no longer answer ends its own process; another takes its place and
+loads what the route names before a request reaches it.
 """
 
 from __future__ import annotations
@@ -10,21 +14,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.config import AutoscalingConfig
 
-from serving.contracts import AdapterFiles, Answer, Edge, Prepared, ReplicaStatus, Route, Scores
-from serving.errors import HostAbsent, HostError
+from serving import machine
+from serving.contracts import (
+    AdapterFiles,
+    Answer,
+    Ask,
+    Edge,
+    Engine,
+    Exposed,
+    Prepared,
+    Probed,
+    ReplicaStatus,
+    Route,
+    Sampled,
+    Scores,
+)
 from serving.settings import ServingSettings
+from serving.watchdog import Watchdog, end_process
 
 APPLICATION = "chat"
 DEPLOYMENT = "Policy"
+ENGINE_LOOK_SECONDS = 0.5
+LAST_WORDS_SECONDS = 1.0  # that a replica with a dead engine has to acknowledge votes and record what failed
+A_LITTLE = 0.001  # of a resource that only says what a node is for: as many may ask for it as like
+ASKED_AT_ONCE = 16  # times what one replica works on and lets wait: votes, refusals and questions of the Conductor
+
+MakeEngine = Callable[[str, ServingSettings], Engine]  # the base model's directory; called in the replica's process
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +58,15 @@ log = logging.getLogger(__name__)
 class Policy:
     """One replica: an engine, the routing around it, and the chat API in front of it."""
 
-    async def __init__(self, model: str, settings: ServingSettings, cache: str, edge: Edge) -> None:
-        # Imported here: only a replica's process pays for vLLM, not whoever reads this file.
-        from serving.engine import VllmEngine
+    async def __init__(
+        self, model: str, settings: ServingSettings, cache: str, edge: Edge, make_engine: MakeEngine
+    ) -> None:
         from serving.replica import Replica
 
         logging.basicConfig(level=logging.WARNING)
         self._edge = edge
         self._journal = edge.journal()
-        self._engine = VllmEngine(Path(model), settings)
+        self._engine = make_engine(model, settings)
         self._replica = Replica(
             serve.get_replica_context().replica_id.unique_id,
             self._engine,
@@ -51,7 +75,10 @@ class Policy:
             settings,
         )
         await self._replica.start()
-        self._poll = asyncio.create_task(self._follow_route(settings.route_poll_seconds))
+        self._watchdog = Watchdog(settings.stuck_seconds)
+        self._watchdog.start(asyncio.get_running_loop())
+        loops = (self._follow_route(settings.route_poll_seconds), self._watch_engine())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def __serve_build_asgi_app__(self) -> Any:
         return self._edge.http(self._replica, self._journal)
@@ -62,6 +89,9 @@ class Policy:
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
         return await self._replica.score(files, answers)
 
+    async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+        return await self._replica.sample(name, files, asks, at_once)
+
     async def abandon(self, name: str) -> None:
         await self._replica.abandon(name)
 
@@ -71,9 +101,17 @@ class Policy:
     async def status(self) -> ReplicaStatus:
         return self._replica.status()
 
+    async def metrics(self) -> Exposed:
+        return self._replica.metrics()
+
+    async def probe(self) -> Probed:
+        return await self._replica.probe()
+
     async def check_health(self) -> None:
-        if self._poll.done():
-            raise RuntimeError("the task that follows the route has ended")
+        """Asked by Serve, which starts another replica when it raises. A loop that is stuck would never get to it."""
+        for loop in self._loops:
+            if loop.done():
+                raise RuntimeError("a task that each replica needs has ended") from loop.exception()
         await self._replica.check_health()
 
     async def _follow_route(self, seconds: float) -> None:
@@ -81,93 +119,73 @@ class Policy:
             await asyncio.sleep(seconds)
             await self._replica.reconcile()
 
+    async def _watch_engine(self) -> None:
+        """Serve asks a few times before it believes, and a dead engine refuses so quickly that most requests would come
+        to this replica meanwhile."""
+        while True:
+            await asyncio.sleep(ENGINE_LOOK_SECONDS)
+            try:
+                await self._replica.check_health()
+            except Exception:
+                log.critical("the engine is dead: this replica ends", exc_info=True)
+                await asyncio.sleep(LAST_WORDS_SECONDS)
+                end_process()
+
     async def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # the constructor may have failed half-way
-            self._poll.cancel()
+            self._watchdog.stop()
+            for loop in self._loops:
+                loop.cancel()
+            await self._replica.close()
             self._engine.shutdown()
             await self._journal.close()
 
 
+def vllm(model: str, settings: ServingSettings) -> Engine:
+    """The engine of every real deployment. Imported here: only a replica's process pays for vLLM."""
+    if not ray.get_gpu_ids():
+        # Read where torch is loaded, which is now. Ray itself says one thread.
+        os.environ.update(machine.thread_variables(settings, machine.Machine.here()))
+    from serving.engine import VllmEngine
+
+    return VllmEngine(Path(model), settings)
+
+
 def policy_application(
-    model: str, settings: ServingSettings, cache: str, edge: Edge, *, gpu: bool
+    model: str, settings: ServingSettings, cache: str, edge: Edge, *, gpu: bool, engine: MakeEngine = vllm
 ) -> serve.Application:
     """The Serve application `chat`, ready for `serve.run`."""
-    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-    if not gpu:
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # else every engine of a machine binds the same cores
     return Policy.options(
-        num_replicas=settings.replicas,
-        max_ongoing_requests=settings.max_requests * 2,  # those the engine works on, and as many that vote or wait
+        **scaling(settings),
+        max_ongoing_requests=ASKED_AT_ONCE * (settings.max_requests + settings.max_waiting),
         ray_actor_options={
             "num_cpus": settings.cpus_per_replica,
             "num_gpus": 1 if gpu else 0,
-            "runtime_env": {"env_vars": environment},
+            "resources": {} if settings.node_resource is None else {settings.node_resource: A_LITTLE},
+            "runtime_env": {"env_vars": machine.environment(settings, cache, gpu=gpu)},
         },
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=settings.drain_seconds,
-    ).bind(model, settings, cache, edge)
+        health_check_period_s=2,
+        health_check_timeout_s=settings.stuck_seconds,
+        graceful_shutdown_timeout_s=settings.longest_drain_seconds,
+    ).bind(model, settings, cache, edge, engine)
 
 
-class PolicyHost:
-    """All replicas of the policy at once, seen from another process of the same Ray cluster."""
+def scaling(settings: ServingSettings) -> dict[str, Any]:
+    """A fixed number of replicas, or one that follows the requests.
 
-    def __init__(self, timeout_seconds: float = 120.0) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._handle: DeploymentHandle | None = None
-
-    async def prepare(self, name: str) -> list[Prepared]:
-        """Every running replica holds the adapter when this returns. Raises `HostError`, and then `abandon` it."""
-        answers: list[Prepared] = await self._all("prepare", name)
-        faults = [f"replica {a.replica}: {a.error}" for a in answers if a.error]
-        if faults:
-            raise HostError("; ".join(faults))
-        return answers
-
-    async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
-        """What one replica says; it then holds the adapter. Raises `HostError`, and then `abandon` it."""
-        await self._running()
-        try:
-            response = self._replicas().score.remote(files, answers)
-            return await asyncio.wait_for(response, self._timeout_seconds)  # pyright: ignore[reportArgumentType]
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise HostError(f"score: {type(error).__name__}: {error}") from error
-
-    async def abandon(self, name: str) -> None:
-        await self._broadcast("abandon", name)
-
-    async def flip(self, route: Route) -> list[ReplicaStatus]:
-        return await self._all("flip", route)
-
-    async def status(self) -> list[ReplicaStatus]:
-        """Raises `HostError` when a replica is silent, or none is there yet."""
-        return await self._all("status")
-
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """The answers of every running replica; a broadcast passes over the dead ones without a word."""
-        expected = await self._running()
-        answers = await self._broadcast(method, *arguments)
-        if len(answers) < expected:
-            raise HostError(f"{expected} replicas run but only {len(answers)} answered")
-        return answers
-
-    async def _running(self) -> int:
-        overview = await asyncio.to_thread(serve.status)
-        application = overview.applications.get(APPLICATION)
-        if application is None or DEPLOYMENT not in application.deployments:
-            raise HostAbsent("no replica runs yet")
-        running = int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))  # type: ignore[call-overload]
-        if running == 0:
-            raise HostAbsent("no replica runs at the moment")
-        return running
-
-    async def _broadcast(self, method: str, *arguments: Any) -> list[Any]:
-        try:
-            response = self._replicas().broadcast(method, *arguments)
-            return list(await response.results_async(timeout_s=self._timeout_seconds))
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise HostError(f"{method}: {type(error).__name__}: {error}") from error
-
-    def _replicas(self) -> DeploymentHandle:
-        if self._handle is None:
-            self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
-        return self._handle
+    An engine works on a batch at hardly more than the price of one request, so another is worth its start only when
+    this one's batch is nearly full. A start takes an engine's load and adapters, half a minute and more: up soon, down late.
+    """
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=0.7 * settings.max_requests,
+            metrics_interval_s=2,
+            look_back_period_s=10,  # long enough for one burst of short answers not to count
+            upscale_delay_s=5,
+            downscale_delay_s=600,
+        )
+    }

@@ -16,17 +16,22 @@ from serving.contracts import (
     BASE,
     AdapterFiles,
     Answer,
+    Ask,
     Caller,
     ChatAnswer,
     Engine,
+    Exposed,
     Journal,
     Prepared,
+    Probed,
     ReplicaStatus,
     Route,
+    Sampled,
     Scores,
 )
 from serving.desk import Desk
 from serving.meter import Meter
+from serving.probe import Probe
 from serving.settings import ServingSettings
 from serving.shelf import Shelf
 from serving.trial import Trial
@@ -44,18 +49,27 @@ class Replica:
         self.meter = Meter(name)
         self._engine = engine
         self._journal = journal
-        self._shelf = Shelf(engine, journal, cache, self.meter, max_lora_rank=settings.max_lora_rank)
+        self._shelf = Shelf(engine, journal, cache, self.meter, settings)
         self._desk = Desk(engine, journal, self._shelf, self.meter, settings)
         self._trial = Trial(name, engine, self._shelf)
+        self._probe = Probe(engine, self._shelf, self.meter)
         self._error: str | None = None  # why it lags behind the route
 
     async def start(self) -> None:
-        """Load what the route names. A replica is ready only after this (DESIGN, section 2)."""
+        """Load what the route names. A replica is ready only after this (DESIGN, section 2).
+
+        Raises where it cannot serve the stable adapter; what else is refused is said in its status.
+        """
         await self._shelf.follow(await self._journal.route())
+        await self._shelf.tend()
 
     async def chat(self, body: Any, caller: Caller) -> ChatAnswer:
         """See `Desk.chat`."""
         return await self._desk.chat(body, caller)
+
+    async def close(self) -> None:
+        """See `Desk.close`."""
+        await self._desk.close()
 
     def models(self) -> list[str]:
         """What `model` may be: the aliases with an adapter behind them, then full names."""
@@ -77,28 +91,33 @@ class Replica:
         """See `Trial.score`."""
         return await self._trial.score(files, answers)
 
+    async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+        """See `Trial.sample`."""
+        return await self._trial.sample(name, files, asks, at_once)
+
     async def abandon(self, name: str) -> None:
         """The promotion was called off: free what `prepare` loaded."""
         await self._shelf.abandon(name)
 
     async def flip(self, route: Route) -> ReplicaStatus:
         """Phase two: from now on new requests follow this route. An older route than ours changes nothing."""
-        began = time.monotonic()
-        await self._follow(route)
-        self.meter.swapped("flip", time.monotonic() - began, ok=True)
+        began, ok = time.monotonic(), False
+        try:
+            await self._shelf.follow(route)
+            ok, self._error = True, None
+        finally:
+            self.meter.swapped("flip", time.monotonic() - began, ok=ok)
         return self.status()
 
     async def reconcile(self) -> None:
         """Read the route row and catch up; also frees adapters whose last request has ended."""
         try:
-            await self._follow(await self._journal.route())
+            await self._shelf.follow(await self._journal.route())
+            await self._shelf.tend()
+            self._error = None
         except Exception as problem:  # keep serving what we have, and say why we lag
             self._error = f"{type(problem).__name__}: {problem}"
             log.warning("replica %s lags behind the route: %s", self.name, self._error)
-
-    async def _follow(self, route: Route) -> None:
-        await self._shelf.follow(route)
-        self._error = None
 
     def status(self) -> ReplicaStatus:
         route = self._shelf.route
@@ -106,12 +125,21 @@ class Replica:
             replica=self.name,
             generation=route.generation,
             stable=route.stable,
-            wanted=tuple(sorted(route.wanted())),
+            wanted=tuple(sorted(self._shelf.wanted)),
             loaded=tuple(sorted(self._shelf.loaded)),
             in_flight=self._shelf.in_flight,
-            error=self._error,
+            error=self._error or self._shelf.trouble,
+            waiting=self._desk.waiting,
             unlogged=self._desk.unlogged,
         )
+
+    def metrics(self) -> Exposed:
+        """See `Meter.expose`."""
+        return Exposed(replica=self.name, text=self.meter.expose(self.status()))
+
+    async def probe(self) -> Probed:
+        """See `Probe.look`."""
+        return await self._probe.look()
 
     async def check_health(self) -> None:
         """Raises when the engine is dead."""

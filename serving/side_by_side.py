@@ -77,7 +77,9 @@ class SideBySide(PunicaWrapperCPU):
         super().__init__(*arguments, **named)
         self._batch = Batch((), None)
         self._masks: dict[int, Tensor] = {}  # rows per slot -> [tokens, slots * rows], of this step
-        self._joined: dict[int, tuple[Stacked, OrderedDict[Slots, Joined]]] = {}  # id of a layer's A -> it, joined
+        self._joined: dict[int, tuple[Tensor, OrderedDict[Slots, Joined]]] = {}  # address of a layer's A -> it, joined
+        self._number = len(_of_this_process)
+        _of_this_process.append(self)
 
     def update_metadata(self, *arguments: Any, **named: Any) -> None:
         super().update_metadata(*arguments, **named)
@@ -97,16 +99,22 @@ class SideBySide(PunicaWrapperCPU):
         **named: Any,
     ) -> None:
         """`y` [tokens, out] += what each token's adapter adds to `x` [tokens, in]; base-model rows stay as they are."""
-        if not self._batch.slots:
-            return
         assert tuple(part.shape[-2] for part in lora_b_stacked) == tuple(output_slices), "a slice is as wide as its B"
-        joined = self._layer(lora_a_stacked, lora_b_stacked)
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        joined.add(y, x, scale, self._mask(joined.rows_per_slot, x))
+        if torch.compiler.is_compiling():
+            torch.ops.heliotrope.add_lora(y, x, list(lora_a_stacked), list(lora_b_stacked), scale, self._number)
+        else:
+            self.add(y, x, lora_a_stacked, lora_b_stacked, scale)
+
+    def add(self, y: Tensor, x: Tensor, a: Stacked, b: Stacked, scale: float) -> None:
+        """As `add_lora_linear`, where it runs: what adapters a step uses is not known when the model is compiled."""
+        if self._batch.slots:
+            joined = self._layer(a, b)
+            joined.add(y, x, scale, self._mask(joined.rows_per_slot, x))
 
     def _layer(self, a: Stacked, b: Stacked) -> Joined:
-        """The layer is known by its tuple of weights, which lives as long as the layer and is kept here with it."""
-        _, of_slots = self._joined.setdefault(id(a), (a, OrderedDict()))
+        """The layer is known by the address of its weights, which live as long as the layer and are kept here."""
+        _, of_slots = self._joined.setdefault(a[0].data_ptr(), (a[0], OrderedDict()))
         slots = self._batch.slots
         joined = of_slots.get(slots)
         if joined is None or not joined.current:
@@ -125,3 +133,21 @@ class SideBySide(PunicaWrapperCPU):
             mask = self._masks[rows_per_slot] = own.repeat_interleave(rows_per_slot, dim=1).to(x.dtype)
         assert len(mask) == len(x), "vLLM's mapping names an adapter for each token"
         return mask
+
+
+_of_this_process: list[SideBySide] = []
+
+
+def _add_lora(y: Tensor, x: Tensor, a: list[Tensor], b: list[Tensor], scale: float, number: int) -> None:
+    """The step of a compiled model that stays in Python: which matrices it takes differs from batch to batch."""
+    _of_this_process[number].add(y, x, tuple(a), tuple(b), scale)
+
+
+def _add_lora_shapes(y: Tensor, x: Tensor, a: list[Tensor], b: list[Tensor], scale: float, number: int) -> None:
+    """What the compiler needs to know: nothing comes back, `y` is written."""
+
+
+_library = torch.library.Library("heliotrope", "DEF")  # kept: the operation lives as long as it
+_library.define("add_lora(Tensor(a!) y, Tensor x, Tensor[] a, Tensor[] b, float scale, int number) -> ()")
+_library.impl("add_lora", _add_lora, "CPU")
+torch.library.register_fake("heliotrope::add_lora", _add_lora_shapes, lib=_library)

@@ -1,4 +1,4 @@
-"""What a candidate says before anybody is answered by it: the log-probs it gives to known answers.
+"""What a candidate says before anybody is answered by it: its log-probs of known answers, and answers of its own.
 
 The candidate need not be published. It is fetched, verified and loaded as by `prepare`, and stays loaded until it is
 promoted or abandoned. Nothing said here is recorded as a completion, and nobody can vote on it.
@@ -7,10 +7,17 @@ promoted or abandoned. Nothing said here is recorded as a completion, and nobody
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import TypeVar
 
-from serving.contracts import AdapterFiles, Answer, Engine, Scores
+from serving.contracts import AdapterFiles, Answer, Ask, Engine, EngineOutput, Said, Sampled, Scores
+from serving.errors import RequestRefused
 from serving.shelf import Shelf
+
+T = TypeVar("T")
+STICKY = "trial"  # names an adapter outright, so no draw depends on it
 
 
 class Trial:
@@ -29,11 +36,59 @@ class Trial:
         """
         pin = await self._shelf.try_out(files.name, files)
         try:
-            scoring = (self._engine.score(files.name, answer) for answer in answers)
-            found = await asyncio.gather(*scoring, return_exceptions=True)  # none is left behind when one fails
+            logprobs = await _all(self._engine.score(files.name, answer) for answer in answers)
         finally:
             pin.release()
-        for failure in (one for one in found if isinstance(one, BaseException)):
-            raise failure
-        logprobs = tuple(one for one in found if not isinstance(one, BaseException))
         return Scores(replica=self._replica, dtype=self._engine.dtype, logprobs=logprobs)
+
+    async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+        """What `name` answers: a candidate, whose files are given and which stays loaded, or what is served already.
+
+        At most `at_once` run at a time, so that users find room in the engine meanwhile. Raises what loading raises, and
+        `UnknownModel`.
+        """
+        pin = await (self._shelf.pin(name, STICKY) if files is None else self._shelf.try_out(name, files))
+        places = asyncio.Semaphore(at_once)
+
+        async def said(ask: Ask) -> Said:
+            async with places:
+                return await self._said(name, ask)
+
+        try:
+            answers = await _all(said(ask) for ask in asks)
+        finally:
+            pin.release()
+        return Sampled(replica=self._replica, answers=answers)
+
+    async def _said(self, name: str, ask: Ask) -> Said:
+        heard: list[EngineOutput] = []
+
+        async def keep(output: EngineOutput) -> None:
+            heard.append(output)
+
+        body = {
+            "model": name,
+            "messages": [*ask.messages],
+            "max_tokens": min(ask.max_tokens, self._engine.context_tokens // 2),
+            "temperature": ask.temperature,
+            "seed": ask.seed,
+        }
+        began = time.monotonic()
+        try:
+            await self._engine.chat(body, f"chatcmpl-{uuid.uuid4().hex}", keep)
+        except RequestRefused:
+            return Said(text="", tokens=0, finish_reason="refused", seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        [output] = heard
+        if not output.choices:
+            return Said(text="", tokens=0, finish_reason=output.outcome, seconds=seconds)
+        [choice] = output.choices
+        return Said(text=choice.text, tokens=len(choice.token_ids), finish_reason=choice.finish_reason, seconds=seconds)
+
+
+async def _all(work: Iterable[Awaitable[T]]) -> tuple[T, ...]:
+    """All results; none is left behind when one fails."""
+    found = await asyncio.gather(*work, return_exceptions=True)
+    for failure in (one for one in found if isinstance(one, BaseException)):
+        raise failure
+    return tuple(one for one in found if not isinstance(one, BaseException))

@@ -28,7 +28,8 @@ os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERR
 _EMPTY = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables) if table is not route]
 _RESET = [
     "SELECT setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences",
-    "UPDATE route SET generation = 0, stable = 'base', previous = NULL, candidate = NULL",
+    "UPDATE route SET generation = 0, stable = 'base', previous = NULL, candidate = NULL, candidate_share = 0, "
+    "baseline = NULL, baseline_share = 0",
 ]
 
 

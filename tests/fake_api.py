@@ -32,6 +32,7 @@ from service.contracts import (
     RoundBody,
     RoundEvent,
     RoundState,
+    SplitBody,
     Verdict,
 )
 from service.curation.held import Held
@@ -40,7 +41,6 @@ from service.errors import (
     Forbidden,
     HeliotropeError,
     NotFound,
-    PreconditionFailed,
     Unauthenticated,
     Unavailable,
     from_faults,
@@ -50,7 +50,7 @@ from service.pairs import Funnel
 from service.report.page import page
 from service.votes import FeedbackBody, FeedbackReceipt
 from serving.contracts import ReplicaStatus, Route
-from tests import fake_exchange, fake_preferences
+from tests import fake_evidence, fake_exchange, fake_learning, fake_preferences, fake_routes
 from tests.data_pairs import a_data_report
 from training.contracts import Evaluation, RoundReport, StepMetrics
 
@@ -136,6 +136,7 @@ class FakeApi:
         self.last_text = ""  # the JSON of the last answer, as it was sent
         self.keys = [Key(id="aaa", role=Role.APP, app="shop"), Key(id="bbb", role=Role.OPERATOR, app="admin")]
         self.route = Route(generation=2, stable=SECOND, previous=FIRST)
+        self.replica: ReplicaStatus | None = None  # None: one that is well
         self.funnel = Funnel(
             votes=130, votes_in_pairs=100, left_out={"no_partner": 25, "truncated": 5}, pairs_from_votes=60, pairs_imported=4
         )  # fmt: skip
@@ -192,11 +193,12 @@ class FakeApi:
             case "GET", ["ops", "adapters", name]:
                 return 200, _json(self._adapter(name))
             case "POST", ["ops", "adapters", name, "promote"]:
-                return self._promote(name, _parsed(PromoteBody, body))
+                asked = _parsed(PromoteBody, body)
+                return self._changed(fake_routes.promoted(self.route, self._adapter(name).name, asked))
             case "POST", ["ops", "rollback"]:
-                to = _parsed(RollbackBody, body).to or self.route.previous
-                assert to is not None
-                return self._changed(to)
+                return self._changed(fake_routes.rolled_back(self.route, _parsed(RollbackBody, body)))
+            case "PUT", ["ops", "split"]:
+                return self._changed(fake_routes.split(self.route, _parsed(SplitBody, body)))
             case "GET", ["ops", "preferences"]:
                 return 200, {"funnel": _json(self.funnel), "up_to_date": True, **fake_preferences.listed(query)}
             case "GET", ["ops", "quarantine"]:
@@ -214,7 +216,7 @@ class FakeApi:
             case "GET", ["ops", "keys"]:
                 return 200, {"data": [_json(key) for key in self.keys]}
             case "POST", ["ops", "keys"]:
-                key = Key(id="ccc", role=Role(body["role"]), app=body["app"])
+                key = Key(id="ccc", role=Role(body["role"]), app=body["app"], limits=body.get("limits", {}))
                 self.keys.append(key)
                 return 201, {"key": _json(key), "secret": f"hel_{key.role}_ccc_{'s' * 43}"}
             case "DELETE", ["ops", "keys", id]:
@@ -229,17 +231,22 @@ class FakeApi:
                 vote = _parsed(FeedbackBody, body)
                 self.votes.append(vote)
                 return 201, _json(FeedbackReceipt(feedback_id="fb-1", adapter=SECOND, effective=True))
-        raise NotFound(f"There is no {method} /{'/'.join(path)}.", code="route_not_found")
+        answer = fake_learning.answered(self.rounds, NOW, method, path, body)
+        answer = answer or fake_evidence.answered(path, query, body, self.audit)
+        if answer is None:
+            raise NotFound(f"There is no {method} /{'/'.join(path)}.", code="route_not_found")
+        return 200, answer
 
     def _status(self) -> dict[str, Any]:
         running = next((r for r in self.rounds.values() if not r.state.final), None)
-        replica = ReplicaStatus(
+        replica = self.replica or ReplicaStatus(
             replica="r-1", generation=2, stable=SECOND, wanted=(SECOND,), loaded=(FIRST, SECOND), in_flight={SECOND: 3}
         )
         return {
             "model": "seedling",
             "route": _json(self.route),
             "replicas": [_json(replica)],
+            "trouble": None,
             "running_round": None if running is None else _json(running),
             "funnel": _json(self.funnel),
         }
@@ -247,9 +254,7 @@ class FakeApi:
     def _start(self, body: RoundBody) -> tuple[int, Any]:
         if body.dry_run:
             needed = body.min_pairs or 32
-            enough = self.funnel.pairs >= needed
-            dry = {"dry_run": True, "enough": enough, "min_pairs": needed, "funnel": _json(self.funnel)}
-            return 200, dry | {"report": _json(a_data_report(self.funnel, self.tags, needed))}
+            return 200, _json(fake_evidence.a_dry_run(self.funnel, self.tags, needed))
         for round in self.rounds.values():
             if not round.state.final:
                 raise Conflict(f"Round {round.n} is {round.state}. Wait for it or cancel it.", code="round_running")
@@ -279,13 +284,8 @@ class FakeApi:
             raise NotFound(f"There is no adapter '{name}'.", param="name", code="adapter_not_found")
         return found[0]
 
-    def _promote(self, name: str, body: PromoteBody) -> tuple[int, Any]:
-        if body.expected_current not in (None, self.route.stable):
-            raise PreconditionFailed(f"{self.route.stable} answers by now.", code="route_moved")
-        return self._changed(self._adapter(name).name)
-
-    def _changed(self, name: str) -> tuple[int, Any]:
-        self.route = Route(generation=self.route.generation + 1, stable=name, previous=self.route.stable)
+    def _changed(self, route: Route) -> tuple[int, Any]:
+        self.route = route
         return 200, {"route": _json(self.route), "prepare_seconds": 1.25, "flip_seconds": 0.0421, "seconds": 1.2921}
 
     def stream(self, path: list[str], query: dict[str, str], body: Any) -> tuple[Iterable[bytes], int | None] | None:
@@ -344,7 +344,7 @@ class _Handler(BaseHTTPRequestHandler):
         except HeliotropeError as error:
             self._send_json(error.status, error.body())
 
-    do_GET = do_POST = do_DELETE = handle_any  # noqa: N815  (the names that http.server calls)
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815  (the names that http.server calls)
 
     def _authorize(self, path: list[str]) -> None:
         needed = {"v1": APP_KEY, "ops": OPERATOR_KEY}.get(path[0])

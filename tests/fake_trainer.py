@@ -163,11 +163,11 @@ def report(**changes: Any) -> RoundReport:
         "current": evaluation(accuracy=0.5),
         "candidate": evaluation(accuracy=0.8),
         "candidate_correct_current_wrong": 3,
-        "current_correct_candidate_wrong": 1,
+        "current_correct_candidate_wrong": 0,
         "seconds": {"train": 1.0},
     }
     return RoundReport.model_validate(fields | changes)
 
 
-def evaluation(*, pairs: int = 6, accuracy: float = 0.8) -> Evaluation:
-    return Evaluation(pairs=pairs, accuracy=accuracy, mean_margin=0.1, mean_logp_chosen=-2.0)
+def evaluation(*, pairs: int = 6, accuracy: float = 0.8, logp_chosen: float = -2.0) -> Evaluation:
+    return Evaluation(pairs=pairs, accuracy=accuracy, mean_margin=0.1, mean_logp_chosen=logp_chosen)

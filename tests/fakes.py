@@ -16,17 +16,24 @@ from serving.contracts import (
     BASE,
     AdapterFiles,
     Answer,
+    Ask,
     ChatAnswer,
     Choice,
     Completion,
     EngineOutput,
+    Exposed,
     OnEnded,
+    OnSampled,
+    Outcome,
     Prepared,
+    Probed,
     ReplicaStatus,
     Route,
+    Sampled,
     Scores,
+    unseen,
 )
-from serving.errors import AdapterRefused, HostAbsent, HostError, NoRoom, RequestRefused
+from serving.errors import AdapterRefused, HostAbsent, HostError, NoRoom, RequestRefused, UnknownModel
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS
 
@@ -63,8 +70,13 @@ class FakeEngine:
         self.base_fingerprint = FINGERPRINTS.base_model
         self.adapter_capacity = capacity
         self.tokens = tokens  # of an answer, unless max_tokens is less
+        self.token_seconds = 0.0  # that one token takes
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.starting = asyncio.Event()  # while it is cleared, no answer gets its first token
+        self.starting.set()
+        self.running: dict[str, asyncio.Event] = {}  # id of a request that is worked on -> it was stopped
+        self.sampled = 0  # tokens of all answers; those of one position count once
         self.loading = asyncio.Event()  # while it is cleared, load() does not come back
         self.loading.set()
         self.unloadable: set[str] = set()  # adapters that load() refuses
@@ -73,6 +85,9 @@ class FakeEngine:
         self.control_tokens = frozenset({"<|end|>"})
         self.context_tokens = LONGEST_PROMPT
         self.apart = 0.0  # nats a token between this engine's scores and the trainer's
+        self.says: Callable[[dict[str, Any]], str] | None = (
+            None  # a chat's answer, in place of words that name the adapter
+        )
         self.dead = False
         self.history: list[tuple[str, str]] = []  # (load | warm_up | unload, adapter), in order
         self.opened: list[str] = []  # the directories that were loaded from
@@ -82,13 +97,15 @@ class FakeEngine:
     def loaded(self) -> set[str]:
         return set(self._loaded)
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
+    async def chat(
+        self, request: dict[str, Any], request_id: str, on_ended: OnEnded, on_sampled: OnSampled = unseen
+    ) -> ChatAnswer:
         self._require_alive()
         adapter = request["model"]
         prompt = json.dumps(request["messages"]).encode()
         if len(prompt) > LONGEST_PROMPT:
             raise RequestRefused("The prompt is too long.", param="messages", code="context_length_exceeded")
-        sampled = self._sample(request, request_id, on_ended, tuple(prompt))
+        sampled = self._recorded(request, request_id, on_ended, on_sampled, tuple(prompt))
         if request.get("stream"):
             return ChatAnswer(request_id, adapter, stream=sampled)
         texts: dict[int, str] = {}
@@ -98,29 +115,79 @@ class FakeEngine:
         choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in texts.items()]
         return ChatAnswer(request_id, adapter, body={"id": request_id, "model": adapter, "choices": choices})
 
-    async def _sample(
-        self, request: dict[str, Any], request_id: str, on_ended: OnEnded, prompt: tuple[int, ...]
+    async def stop(self, request_id: str) -> None:
+        if request_id in self.running:
+            self.running[request_id].set()
+
+    async def _recorded(
+        self,
+        request: dict[str, Any],
+        request_id: str,
+        on_ended: OnEnded,
+        on_sampled: OnSampled,
+        prompt: tuple[int, ...],
     ) -> AsyncIterator[str]:
+        """Whatever ends it, `on_ended` is told once."""
+        self.running[request_id] = asyncio.Event()
+        said: list[list[str]] = []  # [tokens][choices]
+        outcome: Outcome = "cancelled"
+        try:
+            async for words, end in self._sample(request, self.running[request_id]):
+                said.append(words)
+                self.sampled += 1
+                on_sampled()
+                if end is not None:
+                    outcome = "finished"
+                    choices = tuple(_choice(i, w, end) for i, w in enumerate(zip(*said, strict=True)))
+                    await on_ended(EngineOutput(prompt, choices))
+                deltas = [{"index": index, "delta": {"content": word}} for index, word in enumerate(words)]
+                yield f"data: {json.dumps({'id': request_id, 'model': request['model'], 'choices': deltas})}\n\n"
+            yield "data: [DONE]\n\n"
+        except Exception:
+            if outcome == "cancelled":
+                outcome = "failed"
+                await on_ended(EngineOutput(prompt, (), "failed"))
+            raise
+        finally:
+            del self.running[request_id]
+            if outcome == "cancelled":
+                choices = tuple(_choice(i, w, "cancelled") for i, w in enumerate(zip(*said, strict=True)))
+                await on_ended(EngineOutput(prompt, choices, "cancelled"))
+
+    async def _sample(
+        self, request: dict[str, Any], stopped: asyncio.Event
+    ) -> AsyncIterator[tuple[list[str], str | None]]:
+        """The next word of each choice, and with the last ones why they are."""
         adapter, seed = request["model"], request.get("seed", 0)
         length = min(self.tokens, request.get("max_tokens") or self.tokens)
         answers = [
             [f"{adapter}/{seed}/{index}/{position} " for position in range(length)]
             for index in range(request.get("n") or 1)
         ]
+        if self.says is not None:
+            words = [f"{word} " for word in self.says(request).split(" ")][: request.get("max_tokens")]
+            length, answers = len(words), [words] * len(answers)
         load = self._serial(adapter)
-        for position, words in enumerate(zip(*answers, strict=True)):
-            if position:
-                await self.flowing.wait()
-            await asyncio.sleep(0)  # a token takes a while: other requests and swaps come between
+        for position in range(length):
+            await self._flow(stopped, first=position == 0)
+            if stopped.is_set():
+                return
             self._require_alive()
             assert self._serial(adapter) == load, f"{adapter} was taken away under a running answer"
-            if position == length - 1:
-                stopped = length == self.tokens
-                choices = tuple(_choice(index, words, stopped=stopped) for index, words in enumerate(answers))
-                await on_ended(EngineOutput(prompt, choices))
-            deltas = [{"index": index, "delta": {"content": word}} for index, word in enumerate(words)]
-            yield f"data: {json.dumps({'id': request_id, 'model': adapter, 'choices': deltas})}\n\n"
-        yield "data: [DONE]\n\n"
+            whole = length == self.tokens or self.says is not None
+            end = ("stop" if whole else "length") if position == length - 1 else None
+            yield [words[position] for words in answers], end
+
+    async def _flow(self, stopped: asyncio.Event, *, first: bool) -> None:
+        gate = self.starting if first else self.flowing
+        if not gate.is_set():
+            waits = [asyncio.ensure_future(event.wait()) for event in (gate, stopped)]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        await asyncio.sleep(self.token_seconds)  # other requests and swaps come between
 
     async def load(self, name: str, directory: str) -> None:
         if name in self.unloadable:
@@ -135,7 +202,7 @@ class FakeEngine:
 
     async def warm_up(self, name: str) -> None:
         self._require_alive()
-        assert name in self._loaded
+        assert name == BASE or name in self._loaded
         self.history.append(("warm_up", name))
         if name in self.unusable:
             raise EngineDead(f"no token comes from {name}")
@@ -170,13 +237,13 @@ class FakeEngine:
             raise EngineDead("the engine's process is gone")
 
 
-def _choice(index: int, words: Sequence[str], *, stopped: bool) -> Choice:
+def _choice(index: int, words: Sequence[str], finish_reason: str) -> Choice:
     ids = [zlib.crc32(word.encode()) & 0x7FFF_FFFF for word in words]
     return Choice(
         index=index,
         text="".join(words),
-        token_ids=(*ids, EOS) if stopped else tuple(ids),
-        finish_reason="stop" if stopped else "length",
+        token_ids=(*ids, EOS) if finish_reason == "stop" else tuple(ids),
+        finish_reason=finish_reason,
     )
 
 
@@ -212,8 +279,11 @@ class FakeJournal:
         self.adapters = {files.name: files for files in adapters}
         self.records: list[Completion] = []
         self.leases: dict[str, frozenset[str]] = {}  # replica -> the adapters it needs
+        self.lookups = 0  # how often the names of all adapters were asked for
         self.away = False
         self.refuses = False  # to let an answer go out without its record
+        self.recording: asyncio.Event | None = None  # until it is set, no record becomes durable
+        self.arrived = 0  # records that were to be written
 
     async def route(self) -> Route:
         self._require_here()
@@ -223,6 +293,11 @@ class FakeJournal:
         self._require_here()
         return self.adapters.get(name)
 
+    async def published(self) -> frozenset[str]:
+        self._require_here()
+        self.lookups += 1
+        return frozenset(self.adapters)
+
     async def ready(self) -> None:
         if self.refuses:
             self._require_here()
@@ -230,7 +305,8 @@ class FakeJournal:
     async def record(self, completion: Completion) -> bool:
         if self.refuses:
             self._require_here()
-        await asyncio.sleep(0)
+        self.arrived += 1
+        await (asyncio.sleep(0) if self.recording is None else self.recording.wait())
         if not self.away:
             self.records.append(completion)
         return not self.away
@@ -262,13 +338,14 @@ class FakeHost:
 
     async def prepare(self, name: str) -> list[Prepared]:
         await self._happen(self.before, "prepare")
+        running = len(self.replicas)
         answers = await asyncio.gather(*(replica.prepare(name) for replica in self._listening()))
         await self._happen(self.after, "prepare")
         faults = [f"replica {answer.replica}: {answer.error}" for answer in answers if answer.error]
         if faults:
             raise HostError("; ".join(faults))
-        if len(answers) < len(self.replicas):
-            raise HostError(f"{len(self.replicas)} replicas run but only {len(answers)} answered")
+        if len(answers) < running:
+            raise HostError(f"{running} replicas run but only {len(answers)} answered")
         return answers
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
@@ -279,6 +356,13 @@ class FakeHost:
             raise HostError(f"score: {error}") from error
         await self._happen(self.after, "score")
         return scores
+
+    async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+        await self._happen(self.before, "sample")
+        try:
+            return await self._listening()[0].sample(name, files, asks, at_once)
+        except (AdapterRefused, EngineDead, NoRoom, UnknownModel) as error:
+            raise HostError(f"sample: {error}") from error
 
     async def abandon(self, name: str) -> None:
         await self._happen(self.before, "abandon")
@@ -292,6 +376,12 @@ class FakeHost:
 
     async def status(self) -> list[ReplicaStatus]:
         return [replica.status() for replica in self._listening()]
+
+    async def metrics(self) -> list[Exposed]:
+        return [replica.metrics() for replica in self._listening()]
+
+    async def probe(self) -> list[Probed]:
+        return await asyncio.gather(*(replica.probe() for replica in self._listening()))
 
     def _listening(self) -> list[Replica]:
         if self.gone:

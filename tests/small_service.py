@@ -16,11 +16,19 @@ import httpx
 from fastapi import FastAPI
 
 from service.api.adapters import adapter_routes
+from service.api.alarms import alarm_routes
+from service.api.audit import audit_routes
 from service.api.auth import Doorman
 from service.api.chat import chat_routes
 from service.api.edge import application
+from service.api.evidence import evidence_routes
 from service.api.exchange import exchange_routes
 from service.api.feedback import feedback_routes
+from service.api.health import health_routes
+from service.api.keys import key_routes
+from service.api.learning import learning_routes
+from service.api.lineage import lineage_routes
+from service.api.metrics import metrics_routes
 from service.api.preferences import preference_routes
 from service.api.report import report_routes
 from service.api.rounds import round_routes
@@ -28,19 +36,24 @@ from service.api.status import status_routes
 from service.api.users import user_routes
 from service.candidates import door
 from service.contracts import Adapter, Role, Round, RoundBody
+from service.dry_run import DryRuns
 from service.inspecting import Inspector
 from service.journal import StoreJournal
 from service.keeping.erasing import Eraser
+from service.limiting.limiter import Limiter
+from service.metrics.http import CountsRequests
+from service.metrics.scrape import Scrape
+from service.readiness import of_replica, of_service
 from service.registry import Registry
 from service.rounds import Rounds
 from service.settings import Settings
 from service.store.store import Store
 from service.tokens import Tokens
+from service.triggers.loop import Triggers
 from service.votes import FeedbackBody, Rating
 from serving.adapters import sha256_of
 from serving.contracts import Caller
 from serving.replica import Replica
-from serving.settings import ServingSettings
 from tests.adapter_files import FINGERPRINTS, WEIGHTS, write_adapter
 from tests.fake_trainer import Answer, FakeTrainer
 from tests.fakes import FakeEngine, FakeHost
@@ -58,8 +71,10 @@ ERROR_TYPES = {
     412: "conflict_error",
     413: "invalid_request_error",
     422: "invalid_request_error",
+    429: "rate_limit_error",
     500: "server_error",
     503: "service_unavailable_error",
+    504: "timeout_error",
 }
 
 
@@ -86,10 +101,12 @@ class SmallService:
     ) -> SmallService:
         """`scripts` are those of the trainer's attempts, `training` is a section of the settings, `sections` others."""
         given = {"state": folder, "training": {"min_pairs": 2} | training}
-        settings = Settings.model_validate(given | dict(sections or {}))
+        others = dict(sections or {})
+        others["gate"] = {"suites": ()} | dict(others.get("gate", {}))  # else each candidate sits a whole exam
+        settings = Settings.model_validate(given | others)
         engines = [FakeEngine(tokens=2), FakeEngine(tokens=2)]
         replicas = [
-            Replica(name, engine, StoreJournal(store), settings.cache / name, ServingSettings())
+            Replica(name, engine, StoreJournal(store), settings.cache / name, settings.serving)
             for name, engine in zip(("one", "two"), engines, strict=True)
         ]
         for replica in replicas:
@@ -102,9 +119,31 @@ class SmallService:
         """Another process takes over: all it knows is in the store, in the cluster and on disk."""
         self.registry, self.rounds = _conductor(self.store, self.host, self.trainer, self.settings)
 
+    async def start_replica(self, name: str) -> None:
+        """One replica more; it is there when it is ready."""
+        engine = FakeEngine(tokens=2)
+        replica = Replica(name, engine, StoreJournal(self.store), self.settings.cache / name, self.settings.serving)
+        await replica.start()
+        self.engines.append(engine)
+        self.host.replicas[name] = replica
+
+    async def poll(self) -> None:
+        """Every replica reads the route row, as each does every second."""
+        for replica in self.host.replicas.values():
+            await replica.reconcile()
+
+    @property
+    def loaded(self) -> list[set[str]]:
+        """What each engine holds."""
+        return [engine.loaded for engine in self.engines]
+
     @property
     def tokens(self) -> Tokens:
         return Tokens(self.store.secrets, self.settings.server.feedback_token_seconds)
+
+    @property
+    def triggers(self) -> Triggers:
+        return Triggers(self.store, self.rounds, self.settings)
 
     @property
     def replica(self) -> Replica:
@@ -173,17 +212,28 @@ class SmallService:
     def chat_app(self, *, insecure: bool = False) -> FastAPI:
         doorman = Doorman(self.store.keys, insecure=insecure)
         app = application("chat", max_body_bytes=MAX_BODY_BYTES)
-        app.include_router(chat_routes(self.replica, doorman))
-        app.include_router(feedback_routes(self.store.feedback, self.tokens, doorman))
+        app.add_middleware(CountsRequests, meter=self.replica.meter.http)
+        app.include_router(health_routes(of_replica(self.replica, self.store, needs_store=False, fresh_seconds=0)))
+        app.include_router(chat_routes(self.replica, doorman, Limiter(self.settings.limits)))
+        app.include_router(feedback_routes(self.store.feedback, self.tokens, doorman, self.replica.meter))
         return app
 
     def operations_app(self, *, insecure: bool = False) -> FastAPI:
         doorman = Doorman(self.store.keys, insecure=insecure)
         larger = {"/ops/adapters": MAX_ADAPTER_BYTES, "/ops/preferences/import": MAX_IMPORT_BYTES}
         app = application("operations", max_body_bytes=MAX_BODY_BYTES, larger=larger)
+        scrape = Scrape(self.store, self.host, self.settings.state)
+        app.add_middleware(CountsRequests, meter=scrape.http)
+        app.include_router(health_routes(of_service(self.store, self.host, fresh_seconds=0)))
+        without_key = self.settings.server.metrics_without_key
+        app.include_router(metrics_routes(scrape, doorman, without_key=without_key))
+        app.include_router(alarm_routes(self.store.alarms, doorman))
+        app.include_router(key_routes(self.store, doorman))
         app.include_router(status_routes(self.store, self.host, self.rounds, "tiny", doorman))
         inspector = Inspector(self.rounds.collector, self.store, self.settings)
-        app.include_router(round_routes(self.rounds, inspector, self.store, self.settings.training, doorman))
+        dry_runs = DryRuns(inspector, self.store, self.settings, self.settings.state / "model", use_gpu=False)
+        app.include_router(round_routes(self.rounds, dry_runs, self.store, doorman))
+        app.include_router(learning_routes(self.triggers, self.store, self.settings.canary, doorman))
         app.include_router(report_routes(inspector, doorman))
         app.include_router(
             adapter_routes(self.registry, self.rounds, self.store, door(self.settings, FINGERPRINTS), doorman)
@@ -191,7 +241,10 @@ class SmallService:
         overview = self.rounds.overview
         app.include_router(exchange_routes(self.store, self.settings.uploads, overview.bring_up_to_date, doorman))
         app.include_router(preference_routes(overview, self.store, doorman))
-        app.include_router(user_routes(Eraser(self.store, self.rounds, self.settings.rounds), doorman))
+        app.include_router(audit_routes(self.store, doorman))
+        app.include_router(lineage_routes(self.store, doorman))
+        app.include_router(evidence_routes(self.store, self.settings.state / "model", doorman))
+        app.include_router(user_routes(Eraser(self.store, self.rounds, self.settings.rounds_folder), doorman))
         return app
 
     async def app(self, name: str = "shop") -> httpx.AsyncClient:

@@ -18,6 +18,7 @@ from service.contracts import Role
 from service.store.store import Store
 from service.store.tables import feedback
 from service.tokens import Tokens
+from serving.meter import Meter
 from tests.small_service import MAX_BODY_BYTES, client
 
 FEEDBACK, TOKENS = "/feedback", "/feedback/tokens"
@@ -45,7 +46,7 @@ def effective_in(database: Engine) -> list[tuple[int, str, str]]:
 def feedback_app(store: Store, *, insecure: bool = False, origins: Sequence[str] = ()) -> FastAPI:
     app = application("votes", max_body_bytes=MAX_BODY_BYTES, outermost=partial(VotesFrom, origins=origins))
     doorman = Doorman(store.keys, insecure=insecure)
-    app.include_router(feedback_routes(store.feedback, Tokens(store.secrets, LONGEST_SECONDS), doorman))
+    app.include_router(feedback_routes(store.feedback, Tokens(store.secrets, LONGEST_SECONDS), doorman, Meter("alone")))
     return app
 
 

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 from training import orphans
 from training.contracts import AttemptStatus, Progress, RoundReport, RoundSpec
 from training.errors import Interrupted, TrainingError
+from training.nodes import a_little_of
 
 NAMESPACE = "heliotrope"
 
@@ -33,8 +34,9 @@ class Attempts:
         await asyncio.to_thread(orphans.release)
         remote: Any = ray.remote(num_cpus=0, concurrency_groups={"training": 1})(Attempt)  # pyright: ignore
         actor = remote.options(
-            name=actor_name(spec), namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-        ).remote(spec)
+            name=actor_name(spec), namespace=NAMESPACE, lifetime="detached", get_if_exists=True,
+            resources=a_little_of(spec.node_resource),
+        ).remote(spec)  # fmt: skip
         actor.train.remote()  # its end shows in the status
         await actor.status.remote(0)
 

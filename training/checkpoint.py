@@ -12,14 +12,14 @@ import json
 import logging
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from training.contracts import StepMetrics
-from training.files import write_file
+from training.files import safetensors_metadata
+from training.folder import Folder
 from training.metrics import History
 from training.policy import Policy
 from training.steps import Descent, Position
@@ -34,18 +34,18 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Those of one round, in one directory. `identity` stands for all that the steps depend on."""
+    """Those of one round, in one folder. `identity` stands for all that the steps depend on."""
 
-    directory: Path
+    folder: Folder
     identity: str
 
     def save(self, policy: Policy, descent: Descent) -> None:
         """Write one, complete or not at all, and remove those that are not needed any more."""
         content = save(_tensors(policy, descent), {"identity": self.identity, "position": _written(descent.position)})
         digest = hashlib.sha256(content).hexdigest()
-        write_file(self.directory / f"step-{descent.position.done:08d}-{digest[:16]}.safetensors", content)
+        self.folder.write(f"step-{descent.position.done:08d}-{digest[:16]}.safetensors", content)
         for old in self._newest_first()[KEPT:]:
-            old.unlink(missing_ok=True)
+            self.folder.remove(old)
 
     def restore(self, policy: Policy, descent: Descent, world: World) -> int | None:
         """Go on from the latest one that is sound; its step, or None where there is none.
@@ -56,31 +56,30 @@ class Checkpoints:
         if content is None:
             return None
         _restore(load(content), policy, descent)
-        descent.position = _read(_metadata(content)["position"])
+        descent.position = _read(safetensors_metadata(content)["position"])
         return descent.position.done
 
     def remove(self) -> None:
         """Forget them all, once the adapter is written."""
-        for path in (*self._newest_first(), *self.directory.glob(".step-*.partial")):
-            path.unlink(missing_ok=True)
+        for name in self._newest_first():
+            self.folder.remove(name)
+        self.folder.tidy()
 
-    def _newest_first(self) -> list[Path]:
-        found = [path for path in self.directory.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
-        return sorted(found, reverse=True)
+    def _newest_first(self) -> list[str]:
+        return sorted(filter(_NAME.fullmatch, self.folder.names()), reverse=True)
 
     def _latest(self) -> bytes | None:
         """The newest that can be used. Those that cannot are removed, or they would count among the latest for good."""
-        for path in self._newest_first():
-            content = path.read_bytes()
-            name = _NAME.fullmatch(path.name)
-            assert name is not None
-            if hashlib.sha256(content).hexdigest()[:16] != name[2]:
-                logger.warning("%s is damaged; the checkpoint before it is used", path)
-            elif _metadata(content)["identity"] != self.identity:
-                logger.warning("%s belongs to other pairs, settings or another machine, and is not used", path)
+        for name in self._newest_first():
+            content, parts = self.folder.read(name), _NAME.fullmatch(name)
+            assert parts is not None
+            if content is None or hashlib.sha256(content).hexdigest()[:16] != parts[2]:
+                logger.warning("%s is damaged; the checkpoint before it is used", name)
+            elif safetensors_metadata(content)["identity"] != self.identity:
+                logger.warning("%s belongs to other pairs, settings or another machine, and is not used", name)
             else:
                 return content
-            path.unlink()
+            self.folder.remove(name)
         return None
 
 
@@ -102,12 +101,6 @@ def _restore(tensors: dict[str, Tensor], policy: Policy, descent: Descent) -> No
                 moment: tensors[f"{moment}/{name}"].to("cpu" if moment == "step" else parameter.device)
                 for moment in _MOMENTS
             }
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """What stands beside the tensors: safetensors begins with the length of its header and the header, as JSON."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
 
 
 def _written(position: Position) -> str:

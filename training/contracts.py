@@ -95,6 +95,7 @@ class RoundSpec(_Contract):
     lora: LoraSpec = LoraSpec()
     workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
+    node_resource: str | None = None  # a Ray resource of the nodes that train; None: any node may
     shard_base: bool = False  # FSDP2 over the workers: for a base model that does not fit into one device
     seconds_between_checkpoints: float = Field(default=30.0, ge=0)
     restarts: int = Field(default=3, ge=0)  # of this attempt's workers, when one of them is killed
@@ -164,7 +165,7 @@ class StepMetrics(_Contract):
 
 
 class Evaluation(_Contract):
-    """A policy on the held-out pairs. Numbers only; the verdict is `service/gate.py`'s."""
+    """A policy on the held-out pairs. Numbers only; the verdict is the gate's, `service/gate`."""
 
     pairs: int
     accuracy: float  # share of pairs with log p(chosen) > log p(rejected)
@@ -219,12 +220,14 @@ class RoundReport(_Contract):
     evaluation: dict[str, float] = {}  # TRL's `eval_...` names, over the held-out pairs
     drift: Drift | None = None
     samples: str | None = None  # file of answers with the candidate's log-prob of each token: samples.py
+    held_out: str | None = None  # file of how both policies stand on each held-out pair: outcomes.py
     curves: str | None = None  # SVG file
     current: Evaluation | None  # the deployed policy on the held-out pairs; None: there were no held-out pairs
     candidate: Evaluation | None
     candidate_correct_current_wrong: int  # discordant held-out pairs, for the paired test
     current_correct_candidate_wrong: int
     seconds: dict[str, float]  # phase -> seconds
+    peak_bytes: int | None = None  # of memory, at most, in this worker: the GPU's, or on a CPU all of the process
 
 
 class Progress(_Contract):

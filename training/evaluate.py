@@ -12,6 +12,8 @@ from torch import Tensor
 from training.contracts import Evaluation, trl_name
 from training.examples import Examples
 from training.metrics import Facts, Loss, Scale, preference_metrics
+from training.outcomes import Outcome
+from training.pairs import Pair
 from training.rows import FULL
 
 
@@ -38,6 +40,15 @@ def discordant(current: Tensor, candidate: Tensor, examples: Examples) -> tuple[
     only_candidate = (candidate_right & ~current_right).sum().item()
     only_current = (current_right & ~candidate_right).sum().item()
     return int(only_candidate), int(only_current)
+
+
+def outcomes(current: Tensor, candidate: Tensor, examples: Examples) -> list[Outcome]:
+    """How both stand on each pair, in the order of the examples."""
+    margins = [
+        (pairs[:, 0] - pairs[:, 1]).tolist() for pairs in (_pairs(current, examples), _pairs(candidate, examples))
+    ]
+    ids = [example.pair_id for example in examples if isinstance(example, Pair)]
+    return [Outcome(*found) for found in zip(ids, *margins, strict=True)]
 
 
 def evaluation_metrics(candidate: Tensor, current: Tensor, examples: Examples, loss: Loss) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -48,6 +49,12 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     _sync(directory.parent)
+
+
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """What stands beside the tensors of a file: it begins with the length of its header and the header, as JSON."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
 
 
 def sync_tree(directory: Path) -> None:

@@ -18,6 +18,7 @@ from training.adapter import serialise
 from training.checkpoint import Checkpoints
 from training.contracts import Progress, RoundReport, RoundSpec, StepMetrics
 from training.examples import Examples
+from training.folder import open_folder
 from training.lanes import Lanes, open_lanes
 from training.memory import activation_bytes_per_token, needs_checkpointing
 from training.plan import Plan
@@ -33,8 +34,6 @@ from training.trackers import by_name, open_trackers
 from training.world import ALONE, World
 
 _PROBED_ONE_IN = 16  # of the trained examples: looking three times must cost little beside training
-
-REFERENCE_FILE = "reference.safetensors"  # beside the checkpoints
 
 
 def learn(spec: RoundSpec, report: Report, world: World = ALONE) -> RoundReport:
@@ -61,9 +60,9 @@ def _learn(spec: RoundSpec, report: Report, world: World, lanes: Lanes) -> Round
 
         checkpointing = _checkpoint_gradients(spec, policy, examples.train, plan, lanes)
         names = _identity(spec, plan, before, policy, world)
-        directory = Path(spec.checkpoints)
+        folder = open_folder(spec.checkpoints)
         reference = kept(
-            directory / REFERENCE_FILE, names,
+            folder, names,
             lambda: score(policy, examples.train, plan, world, spec.ld_alpha, lanes), world,
         )  # fmt: skip
         current = of_held_out()
@@ -74,7 +73,7 @@ def _learn(spec: RoundSpec, report: Report, world: World, lanes: Lanes) -> Round
         base = previous if spec.parent is None else looks.look_at_base(policy)
         peak_rate = world.from_first(matrix_product_rate(policy.device, policy.dtype))
     descent = Descent(spec, policy, examples.train, reference, plan, world, peak_rate=peak_rate, lanes=lanes)
-    checkpoints = Checkpoints(directory, names)
+    checkpoints = Checkpoints(folder, names)
     resumed = checkpoints.restore(policy, descent, world)
     with phase("train"):
         _train(spec, policy, descent, checkpoints, report, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -57,6 +58,14 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
+
+
+def peak_bytes() -> int:
+    """What this process has needed at most: of the GPU's memory if it uses one, else of the machine's."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * 1024
 
 
 def has_room_for_merged(policy: Policy) -> bool:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from training.errors import ReferenceViolated
-from training.files import write_file
+from training.files import safetensors_metadata
+from training.folder import Folder
 from training.world import ALONE, World
+
+REFERENCE_FILE = "reference.safetensors"  # beside the checkpoints
 
 _EXACT = 0.0  # nats, on a CPU in float32
 _TOLERANCE = 0.05  # nats, where kernels may round differently with and without a gradient
@@ -31,18 +32,18 @@ def identity(depends_on: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def kept(path: Path, identity: str, take: Callable[[], Tensor], world: World = ALONE) -> Tensor:
-    """The log-probs in the file when they have this identity; else take them and write the file.
+def kept(folder: Folder, identity: str, take: Callable[[], Tensor], world: World = ALONE) -> Tensor:
+    """The log-probs in the folder's file when they have this identity; else take them and write the file.
 
     All workers load or all take, because taking needs all of them.
     """
-    found = _load(path, identity)
+    found = _load(folder, identity)
     finders = world.sum(torch.tensor(float(found is not None), device=world.device)).item()
     if found is not None and finders == world.size:
         return found
     logprobs = take()
     if world.is_first:
-        write_file(path, save({"logprobs": logprobs.cpu()}, metadata={"identity": identity}))
+        folder.write(REFERENCE_FILE, save({"logprobs": logprobs.cpu()}, metadata={"identity": identity}))
     return logprobs
 
 
@@ -63,12 +64,11 @@ def require_equal(policy: Tensor, reference: Tensor, loss: float, expected: floa
     return log_ratio
 
 
-def _load(path: Path, identity: str) -> Tensor | None:
-    if not path.is_file():
+def _load(folder: Folder, identity: str) -> Tensor | None:
+    content = folder.read(REFERENCE_FILE)
+    if content is None or safetensors_metadata(content).get("identity") != identity:
         return None
-    with safe_open(path, framework="pt") as file:
-        same = (file.metadata() or {}).get("identity") == identity
-        return file.get_tensor("logprobs") if same else None
+    return load(content)["logprobs"]
 
 
 def is_exact(device: torch.device, dtype: torch.dtype) -> bool:

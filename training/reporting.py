@@ -15,23 +15,25 @@ from torch import Tensor
 
 from training.adapter import Lineage, adapter_name, changed, serialise, write_adapter
 from training.contracts import Drift, Evaluation, RoundReport, RoundSpec
-from training.evaluate import discordant, evaluate, evaluation_metrics
+from training.evaluate import discordant, evaluate, evaluation_metrics, outcomes
 from training.examples import RoundExamples
 from training.files import write_file
 from training.layout import Choice
+from training.memory import peak_bytes
 from training.metrics import Loss
+from training.outcomes import write_outcomes
 from training.policy import Policy
 from training.samples import ScoredAnswer, write_samples
 from training.steps import Position
 
 Weights = Mapping[str, np.ndarray]
 
-SAMPLES_FILE, CURVES_FILE = "samples.json", "curves.svg"
+SAMPLES_FILE, OUTCOMES_FILE, CURVES_FILE = "samples.json", "held_out.json", "curves.svg"
 
 # Fields of a spec that say where a round runs and what it leaves, but not what it learns.
 NOT_LEARNED_FROM = (
     "attempt", "snapshot", "model", "out", "storage", "checkpoints", "adapter_ordinal", "candidate", "parent",
-    "seconds_between_checkpoints", "restarts", "trackers",
+    "seconds_between_checkpoints", "restarts", "trackers", "node_resource",
 )  # fmt: skip
 
 
@@ -59,6 +61,8 @@ def write(spec: RoundSpec, policy: Policy, measured: Measured) -> None:
     out = Path(spec.out)
     if measured.samples:
         write_samples(out / SAMPLES_FILE, measured.samples)
+    if measured.examples.held_out.n_pairs:
+        write_outcomes(out / OUTCOMES_FILE, outcomes(measured.current, measured.candidate, measured.examples.held_out))
     steps = measured.position.history.steps
     if steps:
         from training.curves import draw  # matplotlib takes a second to load
@@ -103,8 +107,10 @@ def report(spec: RoundSpec, measured: Measured, seconds: dict[str, float]) -> Ro
         evaluation=_evaluation_metrics(spec, measured),
         drift=measured.drift,
         samples=str(out / SAMPLES_FILE) if measured.samples else None,
+        held_out=str(out / OUTCOMES_FILE) if measured.examples.held_out.n_pairs else None,
         curves=str(out / CURVES_FILE) if position.history.steps else None,
         seconds=seconds,
+        peak_bytes=peak_bytes(),
         **_comparison(measured),
     )
 

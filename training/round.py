@@ -1,7 +1,7 @@
 """A round of training from the outside: starts Ray Train, waits, and answers with the report.
 
 One thumbs-up in seven files: `service/rounds.py` decides that a round begins and writes the `RoundSpec`; here its
-pairs become a new adapter; `service/gate.py` reads the `RoundReport` and says whether it may replace the old one.
+pairs become a new adapter; `service/gate` reads the `RoundReport` and says whether it may replace the old one.
 Runs inside the attempt's actor (`attempt.py`); knows nothing of votes, verdicts or the store.
 """
 
@@ -13,6 +13,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import fsspec
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import BackendConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -24,6 +26,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from training.contracts import Progress, RoundReport, RoundSpec
 from training.errors import Interrupted, TrainingError
+from training.folder import is_remote
+from training.nodes import a_little_of
 from training.worker import PROGRESS, train_loop
 
 log = logging.getLogger(__name__)
@@ -65,7 +69,7 @@ def run_round(spec: RoundSpec, report: Callable[[Progress], None]) -> RoundRepor
 
 
 def _trainer(spec: RoundSpec, report: Callable[[Progress], None], start: int) -> DataParallelTrainer:
-    resources = {"CPU": 1.0, "GPU": 1.0} if spec.use_gpu else {"CPU": 1.0}
+    resources = {"CPU": 1.0, **({"GPU": 1.0} if spec.use_gpu else {}), **a_little_of(spec.node_resource)}
     return _Trainer(
         train_loop,
         train_loop_config=spec.model_dump(mode="json"),
@@ -73,13 +77,21 @@ def _trainer(spec: RoundSpec, report: Callable[[Progress], None], start: int) ->
         scaling_config=ScalingConfig(num_workers=spec.workers, use_gpu=spec.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"round-{spec.round}-attempt-{spec.attempt}-start-{start}",
-            storage_path=spec.storage,
+            **_storage(spec.storage),
             # Ray Train would also start again what can only fail again.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
             callbacks=[_Forward(report)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+
+
+def _storage(url: str) -> dict[str, Any]:
+    """Where Ray Train keeps its own few files; every node must reach them."""
+    if not is_remote(url):
+        return {"storage_path": url}
+    files, path = fsspec.core.url_to_fs(url)
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(files))}
 
 
 def _backend(workers: int) -> BackendConfig | None:

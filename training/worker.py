@@ -35,12 +35,15 @@ def train_loop(config: dict[str, Any]) -> dict[str, Any]:
 
         from training.assess import assess
         from training.learn import learn
+        from training.places import at_hand, hand_back
         from training.world import World
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), _device(spec.use_gpu))
     act = learn if spec.candidate is None else assess
-    return act(spec, Reports(ray.train.report), world).model_dump(mode="json")
+    with at_hand(spec) as here:
+        report = act(here, Reports(ray.train.report), world)
+        return hand_back(report, here, spec, upload=world.is_first).model_dump(mode="json")
 
 
 def _device(use_gpu: bool) -> torch.device:

@@ -1,26 +1,30 @@
-"""`/ops/adapters` and `/ops/rollback`: what was published or brought from outside, and who answers."""
+"""`/ops/adapters`, `/ops/rollback` and `/ops/split`: what was published or brought from outside, and who answers."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.api.auth import Doorman
+from service.api.bodies import json_body, optional_json_body
 from service.candidates import Door
-from service.contracts import Adapter, Key, PromoteBody, Role, RollbackBody
+from service.contracts import Adapter, Key, PromoteBody, Role, RollbackBody, SplitBody
 from service.registry import Registry, Switch
 from service.rounds import Rounds
+from service.shares import Split
 from service.store.store import Store
 
 
 def adapter_routes(registry: Registry, rounds: Rounds, store: Store, door: Door, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops")
     operator = Depends(doorman.allow(Role.OPERATOR))
+    promote_body, rollback_body = Depends(optional_json_body(PromoteBody)), Depends(optional_json_body(RollbackBody))
+    split_body = Depends(json_body(SplitBody))
 
     @router.get("/adapters")
     async def list_adapters(key: Key = operator) -> dict[str, Any]:
@@ -55,15 +59,24 @@ def adapter_routes(registry: Registry, rounds: Rounds, store: Store, door: Door,
         return await store.adapters.get(name)
 
     @router.post("/adapters/{name}/promote")
-    async def promote(name: str, key: Key = operator, body: PromoteBody | None = None) -> dict[str, Any]:
-        body = body or PromoteBody()
+    async def promote(name: str, key: Key = operator, body: PromoteBody = promote_body) -> dict[str, Any]:
         switch = await registry.promote(name, who=key.app, reason=body.reason, expected_current=body.expected_current)
         return _answer(switch)
 
     @router.post("/rollback")
-    async def rollback(key: Key = operator, body: RollbackBody | None = None) -> dict[str, Any]:
-        body = body or RollbackBody()
-        return _answer(await registry.rollback(who=key.app, to=body.to, reason=body.reason))
+    async def rollback(key: Key = operator, body: RollbackBody = rollback_body) -> dict[str, Any]:
+        switch = await registry.rollback(
+            who=key.app, to=body.to, reason=body.reason, expected_current=body.expected_current
+        )
+        return _answer(switch)
+
+    @router.put("/split")
+    async def split(key: Key = operator, body: SplitBody = split_body) -> dict[str, Any]:
+        changes = body.model_dump(include=set(Split.__annotations__), exclude_unset=True)
+        switch = await registry.split(
+            who=key.app, reason=body.reason, expected_generation=body.expected_generation, **cast(Split, changes)
+        )
+        return _answer(switch)
 
     return router
 

@@ -1,4 +1,4 @@
-"""Who calls, and may they? Keys in `Authorization: Bearer ...`, two roles, deny by default.
+"""Who calls, and may they? Keys in `Authorization: Bearer ...`, three roles, deny by default.
 
 Where votes are taken, a token of `service/tokens.py` does in a key's place; nowhere else.
 """
@@ -38,19 +38,22 @@ class Doorman:
         self._keys = keys
         self._insecure = insecure
 
-    def allow(self, role: Role) -> Guard:
+    def allow(self, *roles: Role) -> Guard:
+        """One of the roles will do."""
+
         async def guard(request: Request) -> Key:
             if self._insecure:
-                return Key(id="none", role=role, app="local")
+                return Key(id="none", role=roles[0], app="local")
             key = await self._keys.verify(_presented(request))
             if key is None:
                 raise Unauthenticated(
                     "The API key is missing or not valid. Send it as 'Authorization: Bearer <key>'.",
                     code="invalid_api_key",
                 )
-            if key.role is not role:
+            if key.role not in roles:
+                needed = " or ".join(f"'{role}'" for role in roles)
                 raise Forbidden(
-                    f"This call needs a key with the role '{role}'; this one has '{key.role}'.",
+                    f"This call needs a key with the role {needed}; this one has '{key.role}'.",
                     code="insufficient_role",
                 )
             return key

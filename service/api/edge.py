@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from service.api.limits import BodyLimit
-from service.errors import TYPE_OF_STATUS, BadRequest, HeliotropeError, error_body, from_faults
-from serving.errors import RequestRefused, UnknownModel
+from service.errors import TYPE_OF_STATUS, BadRequest, HeliotropeError, TooManyRequests, error_body, from_faults
+from serving.errors import DeadlineExceeded, NoRoom, Overloaded, RequestRefused, UnknownModel
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ def application(
     app.add_exception_handler(HeliotropeError, _ours)
     app.add_exception_handler(RequestRefused, _refused)
     app.add_exception_handler(UnknownModel, _unknown_model)
+    app.add_exception_handler(Overloaded, _overloaded)
+    app.add_exception_handler(NoRoom, _no_room)
+    app.add_exception_handler(DeadlineExceeded, _too_late)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _framework)
     app.add_exception_handler(Exception, _unexpected)
@@ -59,6 +62,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
         headers["retry-after"] = "1"
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, TooManyRequests):
+        headers |= error.headers
     return JSONResponse(error.body(), error.status, headers)
 
 
@@ -70,6 +75,24 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 async def _unknown_model(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(str(error), "not_found_error", "model", "model_not_found"), 404)
+
+
+async def _overloaded(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Overloaded)
+    headers = {"retry-after": str(error.retry_after_seconds)}
+    return JSONResponse(error_body(str(error), "service_unavailable_error", None, error.code), 503, headers)
+
+
+async def _no_room(request: Request, error: Exception) -> JSONResponse:
+    """The adapters that are loaded are in use; their requests end sooner or later."""
+    body = error_body(str(error), "service_unavailable_error", "model", "adapter_places_full")
+    return JSONResponse(body, 503, {"retry-after": "5"})
+
+
+async def _too_late(request: Request, error: Exception) -> JSONResponse:
+    """Final: the same request would take as long again."""
+    assert isinstance(error, DeadlineExceeded)
+    return JSONResponse(error_body(str(error), "timeout_error", None, error.code), 504, FINAL)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.api.auth import Doorman
+from service.api.bodies import optional_json_body
 from service.contracts import Key, Role
 from service.curation import held
 from service.curation.held import Held
@@ -32,6 +33,7 @@ class DecisionBody(BaseModel):
 def preference_routes(overview: Overview, store: Store, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops")
     operator = Depends(doorman.allow(Role.OPERATOR))
+    decision_body = Depends(optional_json_body(DecisionBody))
 
     @router.get("/preferences")
     async def show(
@@ -67,16 +69,15 @@ def preference_routes(overview: Overview, store: Store, doorman: Doorman) -> API
         items = await store.quarantine.list(status, limit, after)
         return {"data": items, "next": items[-1].id if len(items) == limit else None}
 
-    async def decide(id: int, status: Literal["released", "dropped"], key: Key, body: DecisionBody | None) -> Held:
-        reason = None if body is None else body.reason
-        return await store.quarantine.decide(id, status, who=key.app, reason=reason)
+    async def decide(id: int, status: Literal["released", "dropped"], key: Key, body: DecisionBody) -> Held:
+        return await store.quarantine.decide(id, status, who=key.app, reason=body.reason)
 
     @router.post("/quarantine/{id}/release")
-    async def release(id: int, key: Key = operator, body: DecisionBody | None = None) -> Held:
+    async def release(id: int, key: Key = operator, body: DecisionBody = decision_body) -> Held:
         return await decide(id, "released", key, body)
 
     @router.post("/quarantine/{id}/drop")
-    async def drop(id: int, key: Key = operator, body: DecisionBody | None = None) -> Held:
+    async def drop(id: int, key: Key = operator, body: DecisionBody = decision_body) -> Held:
         return await decide(id, "dropped", key, body)
 
     return router

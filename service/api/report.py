@@ -10,10 +10,10 @@ from fastapi.responses import HTMLResponse, Response
 from service.api.auth import Doorman
 from service.contracts import Key, Role
 from service.inspecting import Inspector
-from service.report.page import POLICY, page
+from service.report.document import HEADERS
+from service.report.page import page
 from service.tuning import Objective
 
-PAGE_HEADERS = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "cache-control": "no-store"}
 VARY = {"vary": "accept"}
 
 
@@ -30,7 +30,7 @@ def report_routes(inspector: Inspector, doorman: Doorman) -> APIRouter:
     ) -> Response:
         made = await inspector.report(objective)
         if (form or _asked_for(accept)) == "html":
-            return HTMLResponse(page(made), headers=PAGE_HEADERS | VARY)
+            return HTMLResponse(page(made), headers=HEADERS | VARY)
         return Response(made.model_dump_json(), media_type="application/json", headers=VARY)
 
     return router

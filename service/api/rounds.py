@@ -1,4 +1,4 @@
-"""`/ops/rounds`: start a round, look at it, follow its events, stop it."""
+"""`/ops/rounds`: start a round, look at it, follow its events, agree to it, stop it."""
 
 from __future__ import annotations
 
@@ -10,36 +10,28 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from service.api.auth import Doorman
-from service.collecting import missing
-from service.contracts import Key, Role, Round, RoundBody
-from service.inspecting import Inspector
+from service.api.bodies import optional_json_body
+from service.contracts import DecisionBody, Key, Role, Round, RoundBody
+from service.dry_run import DryRuns
 from service.rounds import Rounds
-from service.settings import TrainingSettings
 from service.store.store import Store
 
 EVENT_POLL_SECONDS = 0.25
 
 
-def round_routes(
-    rounds: Rounds, inspector: Inspector, store: Store, defaults: TrainingSettings, doorman: Doorman
-) -> APIRouter:
+def round_routes(rounds: Rounds, dry_runs: DryRuns, store: Store, doorman: Doorman) -> APIRouter:
     router = APIRouter(prefix="/ops/rounds")
     operator = Depends(doorman.allow(Role.OPERATOR))
+    round_body, decision = Depends(optional_json_body(RoundBody)), Depends(optional_json_body(DecisionBody))
 
     @router.post("")
     async def start(
         key: Key = operator,
-        body: RoundBody | None = None,
+        body: RoundBody = round_body,
         idempotency_key: Annotated[str | None, Header(max_length=200)] = None,
     ) -> Response:
-        body = body or RoundBody()
         if body.dry_run:
-            objective, needed = body.objective or defaults.objective, body.min_pairs or defaults.min_pairs
-            report = await inspector.report(objective, needed)
-            enough = missing(report.funnel, objective, needed) is None
-            answer = {"dry_run": True, "enough": enough, "objective": objective, "min_pairs": needed}
-            dumped = report.model_dump(mode="json")
-            return JSONResponse(answer | {"funnel": dumped["funnel"], "report": dumped})
+            return JSONResponse((await dry_runs.look(body)).model_dump(mode="json"))
         round, created = await rounds.start(body, who=key.app, idempotency_key=idempotency_key)
         return JSONResponse(round.model_dump(mode="json"), 202 if created else 200)
 
@@ -54,6 +46,14 @@ def round_routes(
     @router.post("/{n}/cancel")
     async def cancel(n: int, key: Key = operator) -> Round:
         return await rounds.cancel(n, who=key.app)
+
+    @router.post("/{n}/approve")
+    async def approve(n: int, key: Key = operator, body: DecisionBody = decision) -> Round:
+        return await rounds.approve(n, who=key.app, reason=body.reason)
+
+    @router.post("/{n}/reject")
+    async def reject(n: int, key: Key = operator, body: DecisionBody = decision) -> Round:
+        return await rounds.reject(n, who=key.app, reason=body.reason)
 
     @router.get("/{n}/events")
     async def events(

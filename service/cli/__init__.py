@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from service.cli import adapters, keeping, keys, preferences, quarantine, rounds
-from service.cli.adapters import promote, rollback
+from service.cli import adapters, audit, evidence, keeping, keys, learning, preferences, quarantine, rounds
+from service.cli.adapters import promote, rollback, split
+from service.cli.alarms import alarms
 from service.cli.chat import chat
 from service.cli.exchange import export, import_file
 from service.cli.node import demo, doctor, down, up
 from service.cli.remote import Session, report
-from service.cli.status import audit, status
+from service.cli.status import status
 from service.errors import HeliotropeError
 from training.formats import SHAPES_LISTED
 
@@ -106,17 +107,26 @@ def root(
 
 for command in (up, down, status, chat):
     app.command()(command)
+for command in (evidence.report, evidence.replay, evidence.pairs):
+    rounds.app.command()(command)
 app.add_typer(rounds.app, name="round")
-app.add_typer(adapters.app, name="adapters")
-for command in (promote, rollback):
+app.add_typer(learning.canary, name="canary")
+for command in (learning.pause, learning.resume, learning.triggers):
     app.command()(command)
+adapters.app.command()(evidence.notes)
+app.add_typer(adapters.app, name="adapters")
+for command in (promote, rollback, split):
+    app.command()(command)
+app.command()(evidence.trace)
+app.add_typer(audit.app, name="audit")
+app.command()(alarms)
 app.add_typer(preferences.app, name="preferences")
 app.add_typer(quarantine.app, name="quarantine")
 app.command("import", epilog=SHAPES_LISTED)(import_file)
 app.command()(export)
 app.add_typer(keys.app, name="keys")
 app.add_typer(keeping.users, name="users")
-for command in (keeping.backup, keeping.restore, audit, demo, doctor):
+for command in (keeping.backup, keeping.restore, demo, doctor):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""`adapters`, `promote` and `rollback`: what was published or brought from outside, and who answers."""
+"""`adapters`, `promote`, `rollback` and `split`: what was published or brought from outside, and who answers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Adapters: list, show, add.")
 # The files of an adapter; `serving/adapters.py` names them too, and costs a command more to import than it needs.
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
 
+Expect = Annotated[str | None, typer.Option(help="Refuse when another adapter than this one answers by now.")]
 Reason = Annotated[str | None, typer.Option(help="Why; kept in the audit.")]
 
 
@@ -59,8 +60,11 @@ def list_adapters(context: typer.Context, as_json: Json = False) -> None:
     remote.show(
         remote.client.get("/ops/adapters"),
         lambda data: table(
-            ("name", "parent", "round", "added by", "published"),
-            ((a["name"], a["parent"], a["round"], a["added_by"], moment(a["created_at"])) for a in data["data"]),
+            ("name", "parent", "round", "added by", "published", "files"),
+            (
+                (a["name"], a["parent"], a["round"], a["added_by"], moment(a["created_at"]), _files(a))
+                for a in data["data"]
+            ),
         ),
     )
 
@@ -75,9 +79,7 @@ def show(context: typer.Context, name: str, as_json: Json = False) -> None:
 def promote(
     context: typer.Context,
     name: str,
-    expect: Annotated[
-        str | None, typer.Option(help="Refuse when another adapter than this one answers by now.")
-    ] = None,
+    expect: Expect = None,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
@@ -90,12 +92,38 @@ def promote(
 def rollback(
     context: typer.Context,
     to: Annotated[str | None, typer.Option(help="An adapter, or 'base'. Without it: the previous one.")] = None,
+    expect: Expect = None,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Let the previous adapter answer again."""
     remote = connect(context, as_json)
-    remote.show(remote.client.post("/ops/rollback", {"to": to, "reason": reason}), _changed)
+    body = {"to": to, "expected_current": expect, "reason": reason}
+    remote.show(remote.client.post("/ops/rollback", body), _changed)
+
+
+def split(
+    context: typer.Context,
+    candidate: Annotated[str | None, typer.Option(help="The adapter on trial; always the same users get it.")] = None,
+    share: Annotated[float | None, typer.Option(min=0, max=1, help="Of the requests, for the candidate.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="An adapter, or 'base', that drift is measured against.")] = None,
+    baseline_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of the requests, for the baseline.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Let the stable adapter answer all.")] = False,
+    expect: Annotated[int | None, typer.Option(help="Refuse when the route has another generation by now.")] = None,
+    reason: Reason = None,
+    as_json: Json = False,
+) -> None:
+    """Let a candidate and a baseline answer shares of the requests. What is not named stays as it is."""
+    shares = {"candidate": candidate, "candidate_share": share, "baseline": baseline, "baseline_share": baseline_share}
+    given: dict[str, Any] = {name: value for name, value in shares.items() if value is not None}
+    if off == bool(given):
+        raise typer.BadParameter("name shares, or give --off alone", param_hint="--off")
+    changes = {"candidate": None, "baseline": None} if off else given
+    remote = connect(context, as_json)
+    body = {**changes, "expected_generation": expect, "reason": reason}
+    remote.show(remote.client.put("/ops/split", body), _changed)
 
 
 @contextmanager
@@ -131,14 +159,24 @@ def _adapter(data: dict[str, Any]) -> RenderableType:
             "weights": data["weights_sha256"],
             "manifest": data["manifest_sha256"],
             "directory": data["directory"],
+            "files": _files(data),
         }),
         verdict_table(data["verdict"]) if data["verdict"] else None,
     )  # fmt: skip
 
 
+def _files(adapter: dict[str, Any]) -> str:
+    return f"deleted {moment(adapter['deleted_at'])}" if adapter["deleted_at"] else "kept"
+
+
 def _changed(data: dict[str, Any]) -> str:
     route = data["route"]
+    shares = ", ".join(
+        f"{place} is {route[place]} with {route[f'{place}_share']:.4g} of the requests"
+        for place in ("candidate", "baseline")
+        if route[place]
+    )
     return (
         f"{route['stable']} answers (generation {route['generation']}), {swap_line(data)}; "
-        f"previous is {route['previous'] or 'none'}"
+        f"previous is {route['previous'] or 'none'}" + (f"; {shares}" if shares else "")
     )

@@ -42,7 +42,7 @@ def report(
 
 def shown(data: dict[str, Any]) -> RenderableType:
     """The whole report; what is wrong stands first."""
-    return stack(findings(data), _amounts(data), _shares(data), _left_out(data), _slices(data))
+    return stack(findings(data), _amounts(data), _shares(data), _left_out(data), slices(data))
 
 
 def findings(data: dict[str, Any]) -> RenderableType:
@@ -117,7 +117,8 @@ def _left_out(data: dict[str, Any]) -> RenderableType | None:
     return table(("votes left out", "", "votes"), [(why, bar(count / votes), count) for why, count in most_first])
 
 
-def _slices(data: dict[str, Any]) -> RenderableType | None:
+def slices(data: dict[str, Any]) -> RenderableType | None:
+    """The parts of the data: by source, app, adapter and tag; `data` is a report."""
     if not data["slices"]:
         return None
     rows = [

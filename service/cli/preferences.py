@@ -21,6 +21,7 @@ REASONS = {  # LeftOut in plain words
     "redacted": "the text was redacted, so its tokens were not kept",
     "truncated": "the answer ran into its token limit",
     "failed": "the answer broke off",
+    "unfinished": "its client went away, or its time was up, before the whole answer was there",
     "empty": "the answer has no text",
     "unchanged": "both answers are the same",
     "tie": "it says that neither answer is better",
@@ -37,6 +38,7 @@ REASONS = {  # LeftOut in plain words
     "user_day_cap": "its user has preferences.max_pairs_per_user_per_day pairs of that day already",
     "app_cap": "its app has preferences.max_share_per_app of the pairs already",
     "prompt_cap": "its prompt has preferences.max_pairs_per_prompt pairs already",
+    "frozen": "a suite of the gate asks the same question (gate.suites)",
     "length_balance": "enough pairs prefer the longer answer already (preferences.max_longer_share)",
 }
 

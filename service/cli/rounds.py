@@ -1,4 +1,4 @@
-"""`round`: start a round of learning, look at it, watch it, stop it."""
+"""`round`: start a round of learning, look at it, watch it, agree to it, stop it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.data_report import findings
+from service.cli import dry_run as dry_run_view
+from service.cli.learning import Reason, canary_table, watch_table
 from service.cli.preferences import funnel
 from service.cli.remote import Json, Remote, connect
 from service.measured import measured
@@ -16,7 +17,7 @@ from service.watch import verdict_table, watch
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-app = typer.Typer(no_args_is_help=True, help="Rounds of learning: start, list, show, watch, cancel.")
+app = typer.Typer(no_args_is_help=True, help="Rounds of learning: start, list, show, watch, approve, reject, cancel.")
 
 Number = Annotated[int, typer.Argument(metavar="N", help="The round's number.", min=1)]
 
@@ -50,7 +51,7 @@ def start(
     }  # fmt: skip
     remote = connect(context, as_json)
     answer = remote.client.post("/ops/rounds", {name: value for name, value in given.items() if value is not None})
-    remote.show(answer, _dry_run if dry_run else started)
+    remote.show(answer, dry_run_view.shown if dry_run else started)
     if follow and not dry_run:
         watch_to_the_end(remote, answer.data["n"])
 
@@ -82,6 +83,22 @@ def cancel(context: typer.Context, n: Number, as_json: Json = False) -> None:
     remote.show(remote.client.post(f"/ops/rounds/{n}/cancel", {}), lambda data: f"round {n} is {data['state']}")
 
 
+@app.command()
+def approve(context: typer.Context, n: Number, reason: Reason = None, as_json: Json = False) -> None:
+    """Agree to what a round waits for: that its candidate answers people, or the next step of its canary."""
+    remote = connect(context, as_json)
+    answer = remote.client.post(f"/ops/rounds/{n}/approve", {} if reason is None else {"reason": reason})
+    remote.show(answer, lambda data: f"round {n} is {data['state']}, approved by {data['approved_by']}")
+
+
+@app.command()
+def reject(context: typer.Context, n: Number, reason: Reason = None, as_json: Json = False) -> None:
+    """Turn down a candidate that the gate let pass; the adapter that answers stays."""
+    remote = connect(context, as_json)
+    answer = remote.client.post(f"/ops/rounds/{n}/reject", {} if reason is None else {"reason": reason})
+    remote.show(answer, lambda data: f"round {n} is {data['state']}")
+
+
 def watch_to_the_end(remote: Remote, n: int) -> None:
     """Ends the command with 1 unless the round's adapter was promoted."""
     if not watch(remote.client, n, console(), as_json=remote.as_json):
@@ -91,12 +108,6 @@ def watch_to_the_end(remote: Remote, n: int) -> None:
 def started(data: dict[str, Any]) -> str:
     n = data["n"]
     return f"round {n} is {data['state']}; follow it with `heliotrope round watch {n}`"
-
-
-def _dry_run(data: dict[str, Any]) -> RenderableType:
-    verb = "would learn from these" if data["enough"] else "would do nothing"
-    needed = f"A round {verb}: at least {data['min_pairs']} new pairs are needed."
-    return stack(findings(data["report"]), funnel(data["funnel"]), needed)
 
 
 def _candidate(data: dict[str, Any]) -> str:
@@ -129,8 +140,11 @@ def _round(data: dict[str, Any]) -> RenderableType:
             "pairs": data["pairs"],
             "pair digest": data["pair_digest"],
             "adapter": data["adapter"],
+            "approved by": data["approved_by"],
         }),
         funnel(data["funnel"]) if data["funnel"] else None,
         measured(data["report"], data["parity"]) if data["report"] else None,
         verdict_table(data["verdict"]) if data["verdict"] else None,
+        canary_table(data["canary"]) if data["canary"] else None,
+        watch_table(data["watch"]) if data["watch"] else None,
     )  # fmt: skip

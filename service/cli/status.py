@@ -1,15 +1,14 @@
-"""`status` and `audit`: how the service is, and who changed what it serves."""
+"""`status`: how the service is."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from service.cli.preferences import new_pairs
 from service.cli.remote import Json, connect
-from service.terminal import facts, moment, stack, table
+from service.terminal import facts, stack, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,12 +20,6 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     remote.show(remote.client.get("/ops/status"), _status)
 
 
-def audit(context: typer.Context, as_json: Json = False) -> None:
-    """Who changed what is served, when and why; newest first."""
-    remote = connect(context, as_json)
-    remote.show(remote.client.get("/ops/audit"), _audit)
-
-
 def _status(data: dict[str, Any]) -> RenderableType:
     route, running = data["route"], data["running_round"]
     return stack(
@@ -34,40 +27,43 @@ def _status(data: dict[str, Any]) -> RenderableType:
             "model": data["model"],
             "answers": f"{route['stable']} (generation {route['generation']})",
             "previous": route["previous"],
-            "candidate": route["candidate"],
+            "candidate": _place(route, "candidate"),
+            "baseline": _place(route, "baseline"),
             "round": f"{running['n']} is {running['state']}" if running else None,
             "new pairs": new_pairs(data["funnel"]),
         }),
         table(
-            ("replica", "answers", "generation", "loaded", "in flight", "unlogged", "trouble"),
+            ("replica", "answers", "generation", "loaded", "missing", "in flight", "waiting", "unlogged", "trouble"),
             (
                 (
                     replica["replica"],
                     replica["stable"],
                     replica["generation"],
                     ", ".join(replica["loaded"]) or None,
-                    sum(replica["in_flight"].values()),
+                    ", ".join(sorted({*replica["wanted"]} - {*replica["loaded"]})) or None,
+                    _in_flight(replica),
+                    replica["waiting"],
                     replica["unlogged"] or None,  # answers that could not be recorded
-                    replica["error"],
+                    _trouble(replica, route["generation"]),
                 )
                 for replica in data["replicas"]
             ),
-            wrap=("loaded", "trouble"),
+            wrap=("loaded", "missing", "in flight", "trouble"),
         ),
+        data["trouble"] and f"not every replica is listed: {data['trouble']}",
     )  # fmt: skip
 
 
-def _audit(data: dict[str, Any]) -> RenderableType:
-    return table(
-        ("at", "who", "action", "subject", "detail"),
-        (
-            (moment(entry["at"]), entry["who"], entry["action"], entry["subject"], _detail(entry["detail"]))
-            for entry in data["data"]
-        ),
-        wrap=("detail",),
-    )
+def _place(route: dict[str, Any], place: str) -> str | None:
+    return route[place] and f"{route[place]} ({route[f'{place}_share']:.4g} of the requests)"
 
 
-def _detail(detail: dict[str, Any]) -> str | None:
-    shown = (f"{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in detail.items() if v is not None)
-    return "  ".join(shown) or None
+def _in_flight(replica: dict[str, Any]) -> str:
+    """Their number, and of those that run on another adapter than the one that answers, which."""
+    others = ", ".join(f"{n} on {name}" for name, n in replica["in_flight"].items() if name != replica["stable"])
+    return f"{sum(replica['in_flight'].values())}" + (f" ({others})" if others else "")
+
+
+def _trouble(replica: dict[str, Any], generation: int) -> str | None:
+    behind = replica["generation"] < generation
+    return replica["error"] or (f"has not heard of generation {generation} yet" if behind else None)

@@ -29,6 +29,7 @@ class Answered:
     text: str | None  # None: not stored
     token_ids: tuple[int, ...] | None  # None: not stored, or redacted
     redacted: bool = False
+    finished: bool = True  # its request; what was cancelled or broke may hold choices that look whole
     asked_by: str | None = None  # the chat request's `user`
 
     def same_as(self, other: Answered) -> bool:
@@ -40,6 +41,8 @@ class Answered:
         """Why nothing can be learned from this answer, whatever people say of it."""
         if self.text is None or self.token_ids is None:
             return LeftOut.REDACTED if self.redacted else LeftOut.NOT_STORED
+        if not self.finished:
+            return LeftOut.UNFINISHED
         if self.finish_reason not in (WHOLE, TRUNCATED):
             return LeftOut.FAILED
         if not self.text.strip() or not self.token_ids:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
@@ -30,6 +31,7 @@ class Context:
     now: datetime  # when the round was created
     adapters_behind: Mapping[str, int] = field(default_factory=dict)  # adapter -> promotions since; of others 0
     counted: Mapping[tuple[str, date], int] = field(default_factory=dict)  # (voter, UTC day) -> pairs of other rounds
+    frozen: AbstractSet[tuple[int, ...]] = frozenset()  # signatures of the questions in the gate's suites
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def _voted_at(pair: Pair) -> datetime:
 
 def _alone(pair: Pair, settings: PreferenceSettings, context: Context) -> LeftOut | None:
     """What is wrong with the pair whatever the others are."""
+    if pair.signature[:SLOTS] in context.frozen:
+        return LeftOut.FROZEN
     if not _is_voted(pair):
         return None
     if settings.max_age_days is not None and context.now - _voted_at(pair) > timedelta(days=settings.max_age_days):

@@ -20,7 +20,7 @@ from service.keeping.snapshots import Cleaned
 from service.lineage import descendants
 from service.rounds import Rounds
 from service.store import audit
-from service.store.erasure import Traces, pseudonym, with_verdict
+from service.store.erasure import Traces, with_verdict
 from service.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class Eraser:
                 adapters=descendants(rounds, adapters),
             )
             detail = {"app": app, **erased.model_dump(mode="json")}
-            await audit.append(connection, who=who, action="erase_user", subject=pseudonym(user, app), detail=detail)
+            await audit.append(
+                connection, who=who, action="erase_user", subject=audit.pseudonym(user, app), detail=detail
+            )
         await asyncio.to_thread(self._clean, traces)  # a round that was cancelled while it wrote its snapshot
         try:
             await self.store.erasure.vacuum()

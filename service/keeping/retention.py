@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from service import adapter_folder
 from service.errors import Unavailable
 from service.keeping import snapshots
 from service.keeping.settings import RetentionSettings
@@ -24,6 +25,7 @@ class Sweeper:
     store: Store
     settings: RetentionSettings
     rounds: Path  # the folder of the rounds
+    adapters: Path  # the folder of the published adapters
 
     async def run(self) -> None:
         """For ever: sweep, and rest."""
@@ -46,9 +48,22 @@ class Sweeper:
         if settings.snapshot_days is not None:
             over = await retention.rounds_over(settings.snapshot_days)
             found["snapshots"] = await asyncio.to_thread(self._remove_snapshots, set(over))
+        if settings.adapters_kept is not None:
+            found["adapters"] = await self._delete_adapters(settings.adapters_kept)
         if any(found.values()):
             await self.store.audit.write(who=WHO, action="sweep", subject="retention", detail=found)
         return found
+
+    async def _delete_adapters(self, keep: int) -> int:
+        """First the word, then the files: whoever looks between the two finds an adapter that is no longer to be used.
+
+        Each is in the audit for itself. Files that a sweep left because it was killed go with the next one.
+        """
+        deleted = await self.store.adapters.delete_unneeded(keep, who=WHO)
+        for adapter in await self.store.adapters.list():
+            if adapter.deleted_at is not None:
+                await asyncio.to_thread(adapter_folder.remove, Path(adapter.directory), self.adapters)
+        return len(deleted)
 
     def _remove_snapshots(self, over: set[int]) -> int:
         removed = 0

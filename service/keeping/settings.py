@@ -13,4 +13,9 @@ class RetentionSettings(Section):
     )
     feedback_days: int | None = Field(default=None, ge=1, description="votes with their comments and corrections")
     snapshot_days: int | None = Field(default=None, ge=1, description="snapshots of rounds that are over")
+    adapters_kept: int | None = Field(
+        default=None,
+        ge=1,
+        description="newest adapters whose files are kept; older ones as long as something needs them",
+    )
     sweep_minutes: float = Field(default=60.0, gt=0, description="between looks for what is past its time")

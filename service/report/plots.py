@@ -1,4 +1,4 @@
-"""The data report's plots as inline SVG: columns, and a share with its interval.
+"""Plots as inline SVG: columns, lines, and a share with its interval.
 
 Colours come from the page's style sheet by class, so the plots follow it into the dark and onto paper. Every mark has
 a `<title>`, which a reader sees by pointing and hears by reading aloud.
@@ -6,7 +6,7 @@ a `<title>`, which a reader sees by pointing and hears by reading aloud.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from service.report.html import Html, tag
@@ -17,6 +17,9 @@ LEFT, BOTTOM, TOP = 44.0, 24.0, 10.0  # room for the axes' labels
 GAP = 0.18  # of a column's place
 LABELS = 12  # along the axis; more would not fit
 INTERVAL_WIDTH, INTERVAL_HEIGHT = 160.0, 14.0
+
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,33 @@ def columns(title: str, series: Sequence[str], data: Sequence[Column]) -> Html:
         if i % every == 0
     ]
     box = f"0 0 {WIDTH:g} {HEIGHT:g}"
-    drawn = tag("svg", *_axis(highest), *marks, *labels, viewBox=box, role="img", aria_label=title)
+    drawn = tag("svg", *_axis(str(highest), "0"), *marks, *labels, viewBox=box, role="img", aria_label=title)
     return tag("figure", tag("figcaption", title), _legend(series), drawn)
+
+
+def lines(title: str, series: Mapping[str, Sequence[Point]]) -> Html:
+    """One line each, in the classes `l0`, `l1`, ...; a series without points is in the legend and not in the plot."""
+    points = [point for line in series.values() for point in line]
+    if not points:
+        return tag("p", f"{title}: nothing yet", class_="none")
+    (left, right), (low, high) = (_range([point[axis] for point in points]) for axis in (0, 1))
+    width, height = WIDTH - LEFT - 4, HEIGHT - BOTTOM - TOP
+
+    def place(point: Point) -> str:
+        x = LEFT + width * (point[0] - left) / (right - left)
+        return f"{x:.1f},{HEIGHT - BOTTOM - height * (point[1] - low) / (high - low):.1f}"
+
+    drawn = [
+        tag("polyline", tag("title", f"{name}: {_short(line[0][1])} at first, {_short(line[-1][1])} at last"),
+            points=" ".join(map(place, line)), class_=f"l{i}")
+        for i, (name, line) in enumerate(series.items()) if line
+    ]  # fmt: skip
+    ends = ((_short(points[0][0]), LEFT, "start"), (_short(max(x for x, _ in points)), WIDTH - 4, "end"))
+    labels = [tag("text", text, x=x, y=HEIGHT - 8, text_anchor=anchor) for text, x, anchor in ends]
+    box = f"0 0 {WIDTH:g} {HEIGHT:g}"
+    axis = _axis(_short(high), _short(low))
+    plot = tag("svg", *axis, *drawn, *labels, viewBox=box, role="img", aria_label=title)
+    return tag("figure", tag("figcaption", title), _legend(list(series)), plot)
 
 
 def interval(share: Share) -> Html:
@@ -87,13 +115,22 @@ def _stack(column: Column, place: int, width: float, highest: int, series: Seque
     return marks
 
 
-def _axis(highest: int) -> list[Html]:
+def _range(values: Sequence[float]) -> Point:
+    """The least and the greatest of them; around a single one, a little of both sides."""
+    low, high = min(values), max(values)
+    room = abs(low) / 10 or 0.5
+    return (low, high) if low < high else (low - room, high + room)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _axis(highest: str, lowest: str) -> list[Html]:
     base = HEIGHT - BOTTOM
-    lines = [tag("line", x1=LEFT, x2=WIDTH, y1=y, y2=y, class_="axis") for y in (TOP, base)]
-    words = [
-        tag("text", text, x=LEFT - 6, y=y + 4, text_anchor="end") for text, y in ((f"{highest}", TOP), ("0", base))
-    ]
-    return lines + words
+    across = [tag("line", x1=LEFT, x2=WIDTH, y1=y, y2=y, class_="axis") for y in (TOP, base)]
+    ends = ((highest, TOP), (lowest, base))
+    return across + [tag("text", text, x=LEFT - 6, y=y + 4, text_anchor="end") for text, y in ends]
 
 
 def _legend(series: Sequence[str]) -> Html:

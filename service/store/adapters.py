@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select
+from sqlalchemy import Row, delete, func, select, union, update
 from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import Adapter, RoundState
 from service.errors import Conflict, NotFound
 from service.postgres.sessions import Sessions
+from service.store import audit
 from service.store.rounds import fence_holds
-from service.store.tables import adapter_leases, adapter_ordinals, adapters
+from service.store.tables import adapter_leases, adapter_ordinals, adapters, rounds, route
+
+_FINAL = [state.value for state in RoundState if state.final]
+
+
+def gone(name: str, deleted_at: datetime) -> Conflict:
+    """The refusal of an adapter whose files retention has deleted."""
+    return Conflict(
+        f"The files of {name} were deleted on {deleted_at:%Y-%m-%d} (retention.adapters_kept). Bring them again with "
+        "'heliotrope adapters add', or choose another adapter.",
+        param="name",
+        code="adapter_deleted",
+    )
 
 
 class Adapters:
@@ -59,13 +74,26 @@ class Adapters:
             found = await connection.execute(select(adapters).order_by(adapters.c.ordinal.desc()))
             return tuple(_adapter(row) for row in found)
 
+    async def published(self) -> frozenset[str]:
+        """The names of those whose files are kept."""
+        async with self._sessions.transaction() as connection:
+            kept = await connection.execute(select(adapters.c.name).where(adapters.c.deleted_at.is_(None)))
+            return frozenset(kept.scalars())
+
     async def lease(self, replica: str, names: frozenset[str], seconds: float) -> None:
         """Whose files this replica needs for so long, by the database's clock; all that it no longer needs is let go."""
         until = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
         async with self._sessions.transaction() as connection:
+            await connection.execute(  # a retention that deletes one of them either sees the lease or is seen by us
+                select(adapters.c.name)
+                .where(adapters.c.name.in_(names))
+                .order_by(adapters.c.ordinal.desc())
+                .with_for_update(read=True)
+            )
             await connection.execute(
                 delete(adapter_leases).where(
-                    adapter_leases.c.replica == replica, adapter_leases.c.adapter.not_in(names)
+                    (adapter_leases.c.replica == replica) & adapter_leases.c.adapter.not_in(names)
+                    | (adapter_leases.c.until < func.now())  # of replicas that are no more
                 )
             )
             if names:
@@ -75,6 +103,41 @@ class Adapters:
                 await connection.execute(
                     given.on_conflict_do_update(index_elements=["adapter", "replica"], set_={"until": until})
                 )
+
+    async def delete_unneeded(self, keep: int, *, who: str) -> tuple[str, ...]:
+        """Says of all but the newest `keep` adapters that their files are deleted, unless somebody needs them; audited.
+
+        Needed is what the route names, what a replica has leased, what a round that is not over starts from or made,
+        and the parents of all that is kept, from which their rounds could be replayed.
+        """
+        async with self._sessions.transaction() as connection:
+            # Locked first and looked at then: whoever leases or promotes one meanwhile waits, and sees it gone.
+            found = await connection.execute(
+                select(adapters.c.name, adapters.c.parent)
+                .where(adapters.c.deleted_at.is_(None))
+                .order_by(adapters.c.ordinal.desc())
+                .with_for_update()
+            )
+            parents = {row.name: row.parent for row in found}  # the newest first
+            needed = {*list(parents)[:keep], *await _needed(connection)}
+            needed |= {parents[name] for name in needed & parents.keys()}
+            going = tuple(name for name in parents if name not in needed)
+            await connection.execute(update(adapters).where(adapters.c.name.in_(going)).values(deleted_at=func.now()))
+            for name in going:
+                detail = {"kept": keep, "reason": "retention.adapters_kept"}
+                await audit.append(connection, who=who, action="delete_adapter", subject=name, detail=detail)
+        return going
+
+
+async def _needed(connection: AsyncConnection) -> set[str]:
+    """By the route, a replica or a round that is not over."""
+    places = (route.c.stable, route.c.previous, route.c.candidate, route.c.baseline)
+    uses = union(
+        *(select(place) for place in places),
+        select(adapter_leases.c.adapter).where(adapter_leases.c.until > func.now()),
+        *(select(use).where(rounds.c.state.not_in(_FINAL)) for use in (rounds.c.parent, rounds.c.adapter)),
+    )
+    return {name for name in (await connection.execute(uses)).scalars() if name is not None}
 
 
 def _adapter(row: Row[Any]) -> Adapter:

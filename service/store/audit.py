@@ -1,17 +1,26 @@
-"""Who changed what is served, when and why. Entries are only ever added."""
+"""Who changed what is served, when and why. Entries are only ever added, and each is chained to the one before.
+
+No entry names a person who uses an app: an entry can never be changed, so it could not be erased either.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import cast, func, insert, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import AuditEntry
+from service.digest import content_digest
 from service.postgres.sessions import Sessions
-from service.store.audit_chain import GENESIS, entry_digest
+from service.store.audit_chain import GENESIS, Chain, entry_digest
 from service.store.tables import AUDIT_LOCK, audit
+
+PAGE = 1000  # entries that are read at once
+_PSEUDONYM_DIGITS = 16
 
 
 class Audit:
@@ -30,6 +39,31 @@ class Audit:
         async with self._sessions.transaction() as connection:
             return tuple(AuditEntry.model_validate(dict(row._mapping)) for row in await connection.execute(statement))
 
+    async def about(self, *subjects: str) -> tuple[AuditEntry, ...]:
+        """All entries about these subjects, the oldest first."""
+        statement = select(audit).where(audit.c.subject.in_(subjects)).order_by(audit.c.seq)
+        async with self._sessions.transaction() as connection:
+            return tuple(AuditEntry.model_validate(dict(row._mapping)) for row in await connection.execute(statement))
+
+    async def pages(self) -> AsyncIterator[tuple[AuditEntry, ...]]:
+        """The whole log, the oldest entries first, some at a time."""
+        seq = 0
+        while True:
+            statement = select(audit).where(audit.c.seq > seq).order_by(audit.c.seq).limit(PAGE)
+            async with self._sessions.transaction() as connection:
+                found = (await connection.execute(statement)).all()
+            if not found:
+                return
+            yield tuple(AuditEntry.model_validate(dict(row._mapping)) for row in found)
+            seq = found[-1].seq
+
+    async def verify(self, kept: str | None = None) -> Chain:
+        """Whether every entry is as it was written. `kept`: a digest that was noted elsewhere and must be among them."""
+        chain = Chain(kept)
+        async for page in self.pages():
+            chain = chain.follow(page)
+        return chain.ended()
+
 
 async def append(connection: AsyncConnection, *, who: str, action: str, subject: str, detail: dict[str, Any]) -> None:
     """An entry in the transaction of the change it tells of: neither exists without the other.
@@ -37,10 +71,17 @@ async def append(connection: AsyncConnection, *, who: str, action: str, subject:
     Held until the transaction ends, the lock makes the order of `seq` that of the chain.
     """
     await connection.execute(select(func.pg_advisory_xact_lock(AUDIT_LOCK)))
-    last = select(audit.c.digest).order_by(audit.c.seq.desc()).limit(1)
-    before = (await connection.execute(last)).scalar_one_or_none() or GENESIS
+    last = select(audit.c.digest).order_by(audit.c.seq.desc()).limit(1).scalar_subquery()
+    # What is chained is what will be read again: the database writes some numbers in another way than they came.
+    found = await connection.execute(select(last.label("before"), cast(literal(detail, JSONB), JSONB).label("kept")))
+    before, kept = tuple[Any, ...](found.one())
     at = datetime.now(UTC)
-    digest = entry_digest(before, at=at, who=who, action=action, subject=subject, detail=detail)
+    digest = entry_digest(before or GENESIS, at=at, who=who, action=action, subject=subject, detail=kept)
     await connection.execute(
-        insert(audit).values(at=at, who=who, action=action, subject=subject, detail=detail, digest=digest)
+        insert(audit).values(at=at, who=who, action=action, subject=subject, detail=kept, digest=digest)
     )
+
+
+def pseudonym(user: str, app: str | None) -> str:
+    """What the audit calls somebody: the same for the same person, and of little use to who does not know them."""
+    return f"person-{content_digest({'user': user, 'app': app})[:_PSEUDONYM_DIGITS]}"

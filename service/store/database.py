@@ -5,6 +5,7 @@ The embedded one (`embedded.py`) or one named by URL: it makes no difference her
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -58,6 +59,14 @@ def _user(connection: Connection) -> str:
 def known_schemas() -> set[str]:
     """The schemas that this program can bring to its own."""
     return {step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+@cache
+def newest_schema() -> str:
+    """The schema that this program works with."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "there are migrations"
+    return head
 
 
 def _config() -> Config:

@@ -18,15 +18,13 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.digest import content_digest
 from service.postgres.sessions import Sessions
 from service.preferences import voter
 from service.store.pairs import turn
 from training.contracts import TRAIN
 
 ERASE_SECONDS = 600.0  # that a statement may take
-_PSEUDONYM_DIGITS = 16
-_TOUCHED = "feedback, choices, completions, preference_pairs, vote_fates, quarantine, quarantined_votes, audit"
+_TOUCHED = "feedback, choices, completions, preference_pairs, vote_fates, quarantine, quarantined_votes"
 
 _THEIR_COMPLETIONS = text("""
     SELECT id, app, prompt_digest FROM completions
@@ -71,9 +69,6 @@ _DELETE = {
     "evidence": """
         UPDATE quarantine SET evidence = '{"erased": true}', why = 'The person whose words it quoted was erased.'
         WHERE id IN (SELECT quarantine_id FROM quarantined_votes WHERE seq = ANY(:votes))""",
-    "audit": """
-        UPDATE audit SET detail = jsonb_set(detail, '{user}', to_jsonb(CAST(:pseudonym AS text)))
-        WHERE detail ->> 'user' = :user AND (CAST(:app AS text) IS NULL OR detail ->> 'app' = :app)""",
     "pairs": "DELETE FROM preference_pairs WHERE id = ANY(:pairs)",
     "votes": "DELETE FROM feedback WHERE seq = ANY(:votes)",
     "choices": "DELETE FROM choices WHERE completion_id = ANY(:completions)",
@@ -112,7 +107,7 @@ class Erasure:
             await turn(connection)  # before any row is locked: matching takes both in this order
             await _lock(connection, user, app)
             traces, named = await _find(connection, user, app)
-            named |= {"pairs": sorted(traces.pair_ids), "pseudonym": pseudonym(user, app)}
+            named |= {"pairs": sorted(traces.pair_ids)}
             counts = {}
             for what, statement in _DELETE.items():
                 used = {name: value for name, value in named.items() if f":{name}" in statement}
@@ -132,11 +127,6 @@ async def with_verdict(connection: AsyncConnection, rounds: Collection[int]) -> 
         {"n": list(rounds)},
     )
     return list(found.scalars())
-
-
-def pseudonym(user: str, app: str | None) -> str:
-    """What the audit calls them: the same for the same person, and of little use to who does not know them."""
-    return f"erased-{content_digest({'user': user, 'app': app})[:_PSEUDONYM_DIGITS]}"
 
 
 async def _lock(connection: AsyncConnection, user: str, app: str | None) -> None:

@@ -14,11 +14,10 @@ from sqlalchemy import ARRAY, BigInteger, Select, Text, any_, func, literal, sel
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.contracts import RoundState
 from service.exchange.exports import Exportable, Message, Status
 from service.pairs import LeftOut, Source
 from service.postgres.sessions import Sessions
-from service.store.round_pairs import choice_key, learned
+from service.store.round_pairs import choice_key, counts, learned
 from service.store.tables import (
     choices,
     completions,
@@ -32,7 +31,6 @@ from service.store.tables import (
 from service.votes import ChoiceKey
 
 _UNSTORED = (LeftOut.NOT_STORED.value, LeftOut.REDACTED.value)
-_LEARNED_NOTHING = (RoundState.FAILED.value, RoundState.CANCELLED.value)
 _CONTENT = ("chosen_completion_id", "chosen_choice_index", "rejected_completion_id", "rejected_choice_index",
             "correction", "source")  # fmt: skip
 
@@ -112,7 +110,7 @@ def _learned() -> Select[*tuple[Any, ...]]:
         select(table.pair_id, *(table[name] for name in _CONTENT))
         .ext(distinct_on(table.pair_id))
         .join(rounds, rounds.c.n == table.round)
-        .where(served.is_not(None), rounds.c.state.not_in(_LEARNED_NOTHING))
+        .where(served.is_not(None), counts())
     )
 
 

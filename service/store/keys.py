@@ -11,18 +11,21 @@ import hashlib
 import hmac
 import re
 import secrets
+from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
 from service.contracts import Key, Role
-from service.errors import NotFound, Unavailable
+from service.errors import BadRequest, NotFound, Unavailable
+from service.limiting.settings import NO_LIMITS, LimitSettings
 from service.postgres.sessions import Sessions
 from service.store.known_keys import KnownKeys
 from service.store.tables import keys
 
 _ID_BYTES = 6
 _SECRET_BYTES = 32  # 43 characters of URL-safe base64
-_SHAPE = re.compile(r"hel_(?:app|operator)_([0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
+_SHAPE = re.compile(rf"hel_(?:{'|'.join(Role)})_([0-9a-f]{{12}})_[A-Za-z0-9_-]{{43}}", re.ASCII)
 _NO_DIGEST = "0" * 64  # compared with when the id is unknown, so that both cases do the same work
 
 
@@ -31,15 +34,26 @@ class Keys:
         self._sessions = sessions
         self._known = known or KnownKeys()
 
-    async def issue(self, role: Role, app: str) -> tuple[Key, str]:
+    async def issue(self, role: Role, app: str, limits: LimitSettings = NO_LIMITS) -> tuple[Key, str]:
         """A new key and its text, which can never be shown again."""
-        key = Key(id=secrets.token_hex(_ID_BYTES), role=role, app=app)
+        key = Key(id=secrets.token_hex(_ID_BYTES), role=role, app=app, limits=limits)
         presented = f"hel_{role.value}_{key.id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
         async with self._sessions.transaction() as connection:
-            await connection.execute(
-                insert(keys).values(id=key.id, role=role.value, app=app, secret_sha256=_digest(presented))
-            )
+            row = {"id": key.id, "role": role.value, "app": app, "secret_sha256": _digest(presented)}
+            await connection.execute(insert(keys).values(**row, **limits.model_dump()))
         return key, presented
+
+    async def adopt(self, role: Role, app: str, presented: str) -> None:
+        """Let in a key that was made elsewhere; again does nothing. Raises `BadRequest` for what has not a key's form."""
+        shape = _SHAPE.fullmatch(presented)
+        if shape is None or not presented.startswith(f"hel_{role.value}_"):
+            raise BadRequest(
+                f"a first key for the role '{role.value}' reads hel_{role.value}_<12 hexadecimal digits>_<43 characters>.",
+                param=f"server.first_keys.{role.value}", code="malformed_key",
+            )  # fmt: skip
+        row = {"id": shape.group(1), "role": role.value, "app": app, "secret_sha256": _digest(presented)}
+        async with self._sessions.transaction() as connection:
+            await connection.execute(upsert(keys).values(**row).on_conflict_do_nothing())
 
     async def verify(self, presented: str) -> Key | None:
         """Whose key this is; None when it is malformed, unknown or revoked. Digests compare in constant time.
@@ -69,7 +83,7 @@ class Keys:
         kept = _NO_DIGEST if row is None else row.secret_sha256
         if not hmac.compare_digest(digest, kept) or row is None:
             return None
-        return Key(id=row.id, role=Role(row.role), app=row.app)
+        return _key(row)
 
     async def revoke(self, id: str) -> None:
         """From now on the key opens nothing; revoking it again changes nothing. Raises `NotFound`.
@@ -93,7 +107,12 @@ class Keys:
             found = await connection.execute(
                 select(keys).where(keys.c.revoked_at.is_(None)).order_by(keys.c.created_at, keys.c.id)
             )
-            return tuple(Key(id=row.id, role=Role(row.role), app=row.app) for row in found)
+            return tuple(_key(row) for row in found)
+
+
+def _key(row: Row[Any]) -> Key:
+    limits = {name: getattr(row, name) for name in LimitSettings.model_fields}
+    return Key(id=row.id, role=Role(row.role), app=row.app, limits=LimitSettings(**limits))
 
 
 def _digest(presented: str) -> str:

@@ -21,7 +21,8 @@ from service.postgres.arrays import seqs, texts
 from service.postgres.sessions import Sessions
 from service.store import pairs as pair_rows
 from service.store import round_pairs
-from service.store.tables import choices, completions, feedback, imported_pairs, vote_fates
+from service.store.tables import choices, completions, feedback, imported_pairs, preference_pairs, vote_fates
+from service.store.tables import round_pairs as used
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, NEW, TRAIN
 from training.snapshot import SnapshotRow
@@ -58,6 +59,16 @@ class Preferences:
         """What the promoted ones of these rounds have trained on, by id; never what they held out."""
         async with self._sessions.transaction() as connection:
             return await round_pairs.trained(connection, rounds)
+
+    async def voted_at(self, pair_ids: Sequence[str]) -> dict[str, datetime]:
+        """When people last voted on each, be it open or used by a round; imported pairs are left out."""
+        sources = ((used.c.pair_id, used.c.voted_at), (preference_pairs.c.id, preference_pairs.c.voted_at))
+        found: dict[str, datetime] = {}
+        async with self._sessions.transaction() as connection:
+            for id, at in sources:
+                rows = await connection.execute(select(id, at).where(id == any_(texts(pair_ids)), at.is_not(None)))
+                found |= {row[0]: row[1] for row in rows}
+        return found
 
     async def snapshot_rows(
         self, pairs: Sequence[Pair], held_out: AbstractSet[str], origin: str = NEW

@@ -52,7 +52,8 @@ class Quarantine:
                 .returning(*quarantine.c)
             )
             await _match_anew(connection, id)
-            detail = {"kind": item.kind, "app": item.app, "user": item.user, "was": item.status, "reason": reason}
+            whose = audit.pseudonym(item.user, item.app) if item.user else None
+            detail = {"kind": item.kind, "app": item.app, "person": whose, "was": item.status, "reason": reason}
             await audit.append(connection, who=who, action=f"quarantine_{status}", subject=str(id), detail=detail)
             (decided,) = await _items(connection, changed.all())
             return decided

@@ -1,7 +1,14 @@
 """What each round has learned from or held out: written once, when it freezes its input.
 
-A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again. Whenever pairs are
-taken or set free, their prompts are matched anew: `stale` says so in the transaction that takes or frees them.
+A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again. Of a round with a
+verdict, which may have been rolled back since, an operator can say what becomes of its pairs:
+
+    learned    they are used up; a later round may learn them again beside new ones, so that they are not forgotten
+    released   they count as new again
+    retired    no round will ever learn them again
+
+Whenever pairs are taken or set free, their prompts are matched anew: `stale` says so in the transaction that takes or
+frees them.
 """
 
 from __future__ import annotations
@@ -9,23 +16,65 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import ARRAY, DateTime, Row, any_, func, insert, literal, or_, select, update
+from sqlalchemy import ARRAY, DateTime, Row, and_, any_, func, insert, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from service.contracts import RoundState
 from service.digest import content_digest
+from service.errors import Conflict, NotFound
 from service.pairs import Pair, Source
 from service.postgres.arrays import as_table, texts
+from service.postgres.sessions import Sessions
 from service.preferences import voter
+from service.store import audit
 from service.store.tables import completions, feedback, imported_pairs, round_pairs, rounds, stale_prompts
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, TRAIN
 
 _OF_RATINGS = {Source.SIBLINGS.value, Source.SAME_PROMPT.value, Source.THUMB.value}
 _LEARNED_NOTHING = [RoundState.FAILED.value, RoundState.CANCELLED.value]
+
+Fate = Literal["learned", "released", "retired"]
+
+
+class RoundPairs:
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def decide(self, n: int, fate: Fate, *, who: str, reason: str | None) -> int:
+        """What becomes of the pairs of a round that is over; how many they are. Audited; another decision may follow.
+
+        Raises `NotFound`, and `Conflict` for a round that runs, that took no pairs, or of which it was decided so
+        already.
+        """
+        async with self._sessions.transaction() as connection:
+            found = await connection.execute(select(rounds).where(rounds.c.n == n).with_for_update())
+            round = found.one_or_none()
+            if round is None:
+                raise NotFound(f"There is no round {n}.", param="n", code="round_not_found")
+            _require_decidable(round, fate)
+            await connection.execute(update(rounds).where(rounds.c.n == n).values(pairs_fate=fate))
+            await stale(connection, n)
+            taken = select(func.count()).where(round_pairs.c.round == n)
+            pairs = (await connection.execute(taken)).scalar_one()
+            detail = {"pairs": pairs, "was": round.pairs_fate, "reason": reason}
+            await audit.append(connection, who=who, action=f"pairs_{fate}", subject=f"round {n}", detail=detail)
+            return pairs
+
+
+def _require_decidable(round: Row[Any], fate: Fate) -> None:
+    state = RoundState(round.state)
+    if not state.final:
+        raise Conflict(f"Round {round.n} is {state}. Wait for its end, or cancel it.", param="n", code="round_running")
+    if state.value in _LEARNED_NOTHING:
+        said = f"Round {round.n} was {state}, so its pairs are free already: a round that has a verdict keeps its own."
+        raise Conflict(said, param="n", code="nothing_learned")
+    if round.pairs_fate == fate:
+        raise Conflict(f"The pairs of round {round.n} are {fate} already.", param="fate", code="already_decided")
 
 
 async def append(connection: AsyncConnection, n: int, pairs: Sequence[Pair], held_out: AbstractSet[str]) -> None:
@@ -52,7 +101,7 @@ async def stale(connection: AsyncConnection, n: int) -> None:
 
 def learned(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Some round has learned the pair with this id, or may still."""
-    taken = select(round_pairs.c.pair_id).join(rounds).where(_counts(), round_pairs.c.pair_id == pair_id)
+    taken = select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == pair_id)
     return taken.exists()
 
 
@@ -60,7 +109,7 @@ async def learned_among(connection: AsyncConnection, pair_ids: Sequence[str]) ->
     """Those of these pairs that some round has learned, or may still."""
     ids = any_(texts(pair_ids))
     found = await connection.execute(
-        select(round_pairs.c.pair_id).join(rounds).where(_counts(), round_pairs.c.pair_id == ids)
+        select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == ids)
     )
     return set(found.scalars())
 
@@ -73,7 +122,7 @@ async def learned_of(connection: AsyncConnection, completion_ids: Collection[str
     found = await connection.execute(
         select(round_pairs.c.pair_id, round_pairs.c.source, *sides[0], *sides[1])
         .join(rounds)
-        .where(_counts(), or_(*(completion_id == ids for completion_id, _ in sides)))
+        .where(counts(), or_(*(completion_id == ids for completion_id, _ in sides)))
     )
     choices: set[ChoiceKey] = set()
     pair_ids: set[str] = set()
@@ -92,7 +141,7 @@ async def counted(connection: AsyncConnection, days: Collection[date]) -> dict[t
     used = (
         select(func.unnest(round_pairs.c.charged_to).label("voter"), day.c.begins)
         .select_from(day.join(round_pairs, of_day).join(rounds, rounds.c.n == round_pairs.c.round))
-        .where(_counts(), round_pairs.c.source != Source.THUMB.value)
+        .where(counts(), round_pairs.c.source != Source.THUMB.value)
         .subquery("used")
     )
     found = await connection.execute(select(*used.c, func.count().label("pairs")).group_by(*used.c))
@@ -100,9 +149,9 @@ async def counted(connection: AsyncConnection, days: Collection[date]) -> dict[t
 
 
 async def trained(connection: AsyncConnection, promoted: Sequence[int]) -> list[Pair]:
-    """The pairs and thumbs that those of the given rounds which were promoted have trained on, by id.
+    """The pairs and thumbs that those of the given rounds which were promoted have trained on, each once, by id.
 
-    What is no longer stored is left out.
+    What is no longer stored is left out, and what an operator has released or retired.
     """
     served = func.coalesce(round_pairs.c.chosen_completion_id, round_pairs.c.rejected_completion_id)
     first, corrected = feedback.alias("first"), feedback.alias("corrected")
@@ -115,9 +164,10 @@ async def trained(connection: AsyncConnection, promoted: Sequence[int]) -> list[
         .outerjoin(corrected, corrected.c.seq == round_pairs.c.correction)
         .outerjoin(imported_pairs, imported_pairs.c.id == round_pairs.c.pair_id)
         .where(round_pairs.c.round.in_(promoted), round_pairs.c.split == TRAIN)
-        .where(rounds.c.state == RoundState.PROMOTED.value)
+        .where(rounds.c.state == RoundState.PROMOTED.value, rounds.c.pairs_fate == "learned")
         .where(or_(completions.c.prompt_digest.is_not(None), imported_pairs.c.messages.is_not(None)))
         .where(or_(round_pairs.c.correction.is_(None), corrected.c.correction.is_not(None)))
+        .ext(distinct_on(round_pairs.c.pair_id))  # what was released and kept again may have been learned twice
         .order_by(round_pairs.c.pair_id)
     )
     return [_pair(row) for row in found]
@@ -142,9 +192,9 @@ def _pair(row: Row[Any]) -> Pair:
     )
 
 
-def _counts() -> ColumnElement[bool]:
-    """Of a row of `rounds`: it ended with a verdict, or may still do so."""
-    return rounds.c.state.not_in(_LEARNED_NOTHING)
+def counts() -> ColumnElement[bool]:
+    """Of a row of `rounds`: its pairs are used up. It ended with a verdict, or may still do so, and nobody released them."""
+    return and_(rounds.c.state.not_in(_LEARNED_NOTHING), rounds.c.pairs_fate != "released")
 
 
 def _row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:

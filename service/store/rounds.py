@@ -5,24 +5,36 @@ Knows which steps belong together in a transaction; which step comes next is `se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import Any, NamedTuple, NoReturn, TypedDict, Unpack
 
 from pydantic import BaseModel
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.alarms import AlarmKind, ring
 from service.contracts import Candidate, Round, RoundEvent, RoundState, Verdict
 from service.errors import Conflict, NotFound
 from service.pairs import Pair
 from service.parity import Parity
 from service.postgres.sessions import Sessions
-from service.store import round_events, round_pairs
-from service.store.tables import CREATE_ROUND_LOCK, rounds
+from service.store import audit, round_events, round_pairs
+from service.store.tables import CREATE_ROUND_LOCK, rounds, route
 
 _FINAL = [state.value for state in RoundState if state.final]
+_ON_ITS_WAY = (RoundState.JUDGING, RoundState.AWAITING_APPROVAL, RoundState.CANARY)  # its adapter may answer soon
+_STOPPED = {RoundState.CANCELLED: "cancel_round", RoundState.REJECTED: "reject_round"}  # in the audit
+_OPEN = or_(rounds.c.canary["open"].as_boolean(), rounds.c.watch["open"].as_boolean())
+
+
+class Fence(NamedTuple):
+    """What is done for a round is done only while the round is there."""
+
+    n: int
+    attempt: int
+    state: RoundState
 
 
 class StaleRound(Exception):
@@ -47,6 +59,11 @@ class RoundFields(TypedDict, total=False):
     report: dict[str, Any]
     verdict: Verdict
     parity: Parity | None
+    behaviour: dict[str, Any] | None
+    canary: BaseModel | None  # `service.canary.state.CanaryState`
+    watch: BaseModel | None  # `service.canary.state.WatchState`
+    environment: dict[str, Any]
+    approved_by: str
 
 
 class Rounds:
@@ -106,6 +123,55 @@ class Rounds:
             row = await _running(connection)
         return None if row is None else _round(row)
 
+    async def last(self) -> Round | None:
+        """The newest, running or over; None: there was none."""
+        async with self._sessions.transaction() as connection:
+            row = (await connection.execute(select(rounds).order_by(rounds.c.n.desc()).limit(1))).one_or_none()
+        return None if row is None else _round(row)
+
+    async def unsettled(self) -> tuple[Round, ...]:
+        """Those that are over and of which something is still to be done: a canary taken off, a promotion watched."""
+        statement = select(rounds).where(rounds.c.state.in_(_FINAL), _OPEN).order_by(rounds.c.n)
+        async with self._sessions.transaction() as connection:
+            return tuple(_round(row) for row in await connection.execute(statement))
+
+    async def keep(self, n: int, **fields: Unpack[RoundFields]) -> Round:
+        """What is learned of a round after its end. Its state stays."""
+        async with self._sessions.transaction() as connection:
+            statement = update(rounds).where(rounds.c.n == n, rounds.c.state.in_(_FINAL)).values(_columns(fields))
+            row = (await connection.execute(statement.returning(*rounds.c))).one_or_none()
+            return _round(row or await _stale(connection, n))
+
+    async def approve(
+        self, n: int, *, expect: RoundState, who: str, reason: str | None, canary: BaseModel | None = None
+    ) -> Round:
+        """An operator agrees to what the round waits for: with `canary`, its next step. Audited. Raises `StaleRound`."""
+        new = {} if canary is None else {"canary": canary}
+        async with self._sessions.transaction() as connection:
+            approved = await _move(connection, n, expect, expect, None, {"approved_by": who} | new)
+            detail = {"state": expect.value, "adapter": approved.adapter, "reason": reason}
+            await audit.append(connection, who=who, action="approve", subject=f"round {n}", detail=detail)
+            return approved
+
+    async def stop(self, n: int, *, expect: RoundState, to: RoundState, who: str, reason: str) -> Round:
+        """Ends a round at an operator's word, unless its adapter answers everybody already. Audited.
+
+        Whoever changes the route for a round holds this row meanwhile (`fence_holds`), so one of the two comes first.
+        Raises `StaleRound`, and `Conflict` (code `round_promoted`).
+        """
+        async with self._sessions.transaction() as connection:
+            row = await _find(connection, n, lock=True)
+            name = row.adapter or (row.report or {}).get("adapter_name")
+            stable = (await connection.execute(select(route.c.stable))).scalar_one()
+            if RoundState(row.state) in _ON_ITS_WAY and name == stable:
+                raise Conflict(
+                    f"The adapter of round {n} answers already. To take it back, roll back.", code="round_promoted"
+                )
+            stopped = await _move(connection, n, expect, to, None, {"reason": reason})
+            detail = {"state": expect.value, "adapter": stopped.adapter, "reason": reason}
+            await audit.append(connection, who=who, action=_STOPPED[to], subject=f"round {n}", detail=detail)
+            return stopped
+
     async def move(
         self,
         n: int,
@@ -120,7 +186,9 @@ class Rounds:
         Raises `StaleRound` when the round is not in `expect`, or `attempt` is given and not the current one.
         """
         async with self._sessions.transaction() as connection:
-            return await _move(connection, n, expect, to, attempt, dict(fields))
+            moved = await _move(connection, n, expect, to, attempt, dict(fields))
+            await _ring(connection, expect, moved)
+            return moved
 
     async def freeze(
         self,
@@ -135,6 +203,7 @@ class Rounds:
         pair_digest: str,
         adapter_ordinal: int,
         funnel: dict[str, Any],
+        environment: dict[str, Any] | None = None,  # of the process that froze it; None: not recorded
     ) -> Round:
         """From collecting to training, with all that the round will ever learn from; no other round will use it.
 
@@ -147,6 +216,7 @@ class Rounds:
             "pair_digest": pair_digest,
             "adapter_ordinal": adapter_ordinal,
             "funnel": funnel,
+            "environment": environment,
         }
         async with self._sessions.transaction() as connection:
             moved = await _move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
@@ -228,12 +298,11 @@ async def _move(
     columns: dict[str, Any],
 ) -> Round:
     assert not expect.final, "a final state is never left"
-    columns = {name: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for name, v in columns.items()}
     statement = update(rounds).where(rounds.c.n == n, rounds.c.state == expect.value)
     if attempt is not None:
         statement = statement.where(rounds.c.attempt == attempt)
     changed = await connection.execute(
-        statement.values(state=to.value, updated_at=func.now(), **columns).returning(*rounds.c)
+        statement.values(state=to.value, updated_at=func.now(), **_columns(columns)).returning(*rounds.c)
     )
     row = changed.one_or_none() or await _stale(connection, n)
     if to is not expect:
@@ -241,6 +310,24 @@ async def _move(
     if to in (RoundState.FAILED, RoundState.CANCELLED):
         await round_pairs.stale(connection, n)  # what it took is free again
     return _round(row)
+
+
+async def _ring(connection: AsyncConnection, was: RoundState, round: Round) -> None:
+    """Operators are told of an end that nobody asked for."""
+    ends = {
+        (RoundState.FAILED, None): AlarmKind.ROUND_FAILED,
+        (RoundState.REJECTED, RoundState.JUDGING): AlarmKind.GATE_REJECTED,
+        (RoundState.REJECTED, RoundState.CANARY): AlarmKind.CANARY_STOPPED,
+    }
+    kind = ends.get((round.state, None)) or ends.get((round.state, was))
+    if kind is not None:
+        subject, detail = f"round {round.n}", {"round": round.n, "was": was.value, "adapter": round.adapter}
+        message = f"{subject} {'failed' if kind is AlarmKind.ROUND_FAILED else 'was turned down'}: {round.reason}"
+        await ring(connection, kind, subject, message, detail, once=f"{subject} {round.state}")
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for name, v in fields.items()}
 
 
 async def _stale(connection: AsyncConnection, n: int) -> NoReturn:

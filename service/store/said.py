@@ -77,7 +77,10 @@ async def answers_to(
     keys = sorted({key for one in said for key in (one.vote.choice, one.vote.rival) if key is not None})
     wanted = as_table("wanted", completion_id=texts(id for id, _ in keys), choice_index=integers(i for _, i in keys))
     same = [choices.c[name] == wanted.c[name] for name in ("completion_id", "choice_index")]
-    about = [completions.c[name] for name in ("app", "prompt_digest", "adapter", "user", "single_turn", "redacted")]
+    about = [
+        completions.c[name]
+        for name in ("app", "prompt_digest", "adapter", "user", "single_turn", "redacted", "outcome")
+    ]
     found = await connection.execute(
         select(choices, *about, completions.c.messages.is_not(None).label("has_messages"))
         .join(wanted, and_(*same))
@@ -152,5 +155,6 @@ def _answered(row: Row[Any]) -> Answered:
         text=row.text,
         token_ids=None if row.token_ids is None else tuple(row.token_ids),
         redacted=row.redacted,
+        finished=row.outcome == "finished",
         asked_by=row.user,
     )

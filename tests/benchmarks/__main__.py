@@ -8,15 +8,33 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import cpu_lora, dpo_step, memory, preferences, recording, round_cost, votes
+from tests.benchmarks import (
+    cpu_lora,
+    dpo_step,
+    ingress,
+    memory,
+    overload,
+    preferences,
+    recording,
+    round_cost,
+    serving,
+    steady,
+    swaps,
+    votes,
+)
 from tests.benchmarks.shapes import SHAPES, TINY
 
 OF_ONE_SHAPE = {
     "cpu_lora": cpu_lora.main,
+    "ingress": ingress.main,
     "memory": memory.main,
+    "overload": overload.main,
     "preferences": preferences.main,
     "recording": recording.main,
     "round_cost": round_cost.main,
+    "serving": serving.main,
+    "steady": steady.main,
+    "swaps": swaps.main,
     "votes": votes.main,
 }
 

@@ -1,126 +1,114 @@
-"""LoRA on a CPU: tokens a second with our plugin, with vLLM's own LoRA, and of the same engine without an adapter.
+"""LoRA on a CPU: tokens a second of our engine beside vLLM's own and beside engines without an adapter.
 
-Each side is an engine in a process of its own; vLLM's own is got by `VLLM_PLUGINS`. Requests without an adapter on the
-same engine are the limit: what a LoRA that costs nothing would reach.
+    python -m tests.benchmarks.cpu_lora [--compiled] [--rounds 5]
+
+All engines run at the same time, each in a process of its own, and are asked in turn, so that a machine that others use
+is as slow for each; the best of all rounds counts. `bare` is vLLM compiled and without LoRA: what an adapter that costs
+nothing would reach. `--compiled` measures `serving.compiled` instead of the default.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-CONCURRENCY = (1, 8, 32)
-PROMPT_TOKENS, ANSWER_TOKENS = 32, 64
-LONG_PROMPTS, LONG_PROMPT_TOKENS = 8, 512  # for prefill
-VOCABULARY = 2048
-CASES = {"base": (None,), "one adapter": (0,), "base and two adapters": (None, 0, 1)}
-SIDES = {"ours": None, "vLLM's own": ""}  # VLLM_PLUGINS; None: as it comes
+from serving import machine
+from serving.machine import Machine
+from serving.settings import ServingSettings
+from tests.benchmarks.engine_side import NO_PLUGIN, Work
 
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        _prepare(Path(folder))
-        measured = {side: _measured(Path(folder), plugins) for side, plugins in SIDES.items()}
-    ours, peer = measured["ours"], measured["vLLM's own"]
-    print("LoRA on a CPU, Llama of 4 layers and hidden size 256, float32, rank 8, tokens a second:")
-    for case, figures in ours.items():
-        for what, tokens in figures.items():
-            limit = ours["base"][what]
-            print(
-                f"  {case:<22} {what:<12} ours {tokens:7.0f}   vLLM's own {peer[case][what]:7.0f}   "
-                f"{tokens / peer[case][what]:4.2f} x   {tokens / limit:4.0%} of without an adapter"
-            )
+ROUNDS = 5
+CASES = {"base": (-1,), "one adapter": (0,), "base and two adapters": (-1, 0, 1)}
+WORK = {
+    **{f"decode {n}": (n, 32, 64) for n in (1, 8, 32)},  # requests, tokens of a prompt and of an answer
+    "prefill": (8, 512, 1),
+}
+DECODE_BAR, PREFILL_BAR = 1.8, 4.0  # times vLLM's own with one adapter
 
 
-def _prepare(folder: Path) -> None:
-    """A model and two adapters, in a process that vLLM does not share."""
-    subprocess.run([sys.executable, "-m", "tests.benchmarks.cpu_lora", "prepare", str(folder)], check=True)
+class Engine:
+    """The parent's side of `engine_side.py`."""
+
+    def __init__(self, side: str, folder: Path) -> None:
+        threads = machine.thread_variables(ServingSettings(), Machine.here())
+        quiet = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
+        environment = os.environ | quiet | threads | (NO_PLUGIN if side in ("vllm", "bare") else {})
+        command = [sys.executable, "-m", "tests.benchmarks.engine_side", side, str(folder)]
+        self._side = side
+        self._log = (folder / f"{side}.log").open("wb")
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+
+    def __enter__(self) -> Engine:
+        assert self._hear() == "ready"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+
+    def seconds(self, work: Work) -> float:
+        assert self._process.stdin is not None
+        print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
+        return float(self._hear())
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._side} ended with {self._process.wait()}: see {self._log.name}")
+        return json.loads(line)
 
 
-def _measured(folder: Path, plugins: str | None) -> dict[str, dict[str, float]]:
-    environment = os.environ | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR"}
-    if plugins is not None:
-        environment["VLLM_PLUGINS"] = plugins
-    command = [sys.executable, "-m", "tests.benchmarks.cpu_lora", "measure", str(folder)]
-    subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
-    return json.loads((folder / "measured.json").read_text())
+def main(arguments: Sequence[str] = ()) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cpu_lora")
+    parser.add_argument("--compiled", action="store_true", help="serving.compiled instead of the default")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="the best of so many counts")
+    options = parser.parse_args(arguments)
+    us = "compiled" if options.compiled else "ours"
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
+        folder = Path(name)
+        subprocess.run([sys.executable, "-m", "tests.benchmarks.engine_side", "prepare", name], check=True)
+        engines = {side: running.enter_context(Engine(side, folder)) for side in (us, "vllm", "bare")}
+        print("LoRA on a CPU, Llama of 4 layers and hidden size 256, float32, rank 8, tokens a second:")
+        for case, adapters in CASES.items():
+            for what, (requests, prompt, answer) in WORK.items():
+                if requests >= len(adapters):
+                    work = Work(adapters, requests, prompt, answer)
+                    print(_row(case, what, _measured(engines, work, options.rounds), us), flush=True)
 
 
-def _make(folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from tests.adapters import random_adapter
-
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4}
-    heads: dict[str, Any] = {"num_attention_heads": 8, "num_key_value_heads": 4}
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=1024, tie_word_embeddings=True, **shape, **heads
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "model")
-    for seed in range(2):
-        random_adapter(folder / "model", folder / f"adapter{seed}", seed)
+def _measured(engines: dict[str, Engine], work: Work, rounds: int) -> dict[str, float]:
+    """Tokens a second of each engine; the bare one does the same work without adapters. The first round warms up."""
+    plain = Work((-1,), work.requests, work.prompt_tokens, work.answer_tokens)
+    best = dict.fromkeys(engines, float("inf"))
+    for number in range(rounds + 1):
+        for side, engine in engines.items():
+            seconds = engine.seconds(plain if side == "bare" else work)
+            if number:
+                best[side] = min(best[side], seconds)
+    return {side: work.tokens / seconds for side, seconds in best.items()}
 
 
-async def _measure(folder: Path) -> dict[str, dict[str, float]]:
-    from vllm import AsyncEngineArgs, SamplingParams
-    from vllm.lora.request import LoRARequest
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    from serving.base_model import linear_layers
-
-    model = folder / "model"
-    arguments = AsyncEngineArgs(
-        model=str(model), skip_tokenizer_init=True, dtype="float32", max_model_len=1024, enforce_eager=True,
-        enable_lora=True, max_loras=3, max_cpu_loras=3, max_lora_rank=8, lora_target_modules=linear_layers(model),
-        enable_prefix_caching=False, max_num_seqs=64, kv_cache_memory_bytes=1 << 30, disable_log_stats=True,
-    )  # fmt: skip
-    llm = AsyncLLM.from_engine_args(arguments)
-    adapters = [LoRARequest(f"adapter{k}", k + 1, str(folder / f"adapter{k}")) for k in range(2)]
-    for adapter in adapters:
-        await llm.add_lora(adapter)
-
-    async def answer(number: int, lora: LoRARequest | None, prompt: int, tokens: int) -> None:
-        ids: Any = {"prompt_token_ids": [(7 * number + place) % VOCABULARY for place in range(prompt)]}
-        params = SamplingParams(max_tokens=tokens, min_tokens=tokens, temperature=0, ignore_eos=True, detokenize=False)
-        async for _ in llm.generate(ids, params, f"{number}-{time.monotonic_ns()}", lora_request=lora):
-            pass
-
-    async def tokens_a_second(case: tuple[int | None, ...], requests: int, prompt: int, tokens: int) -> float:
-        loras = [None if k is None else adapters[k] for k in case]
-        seconds = []
-        for _ in range(3):  # the first warms up
-            began = time.perf_counter()
-            await asyncio.gather(*(answer(n, loras[n % len(loras)], prompt, tokens) for n in range(requests)))
-            seconds.append(time.perf_counter() - began)
-        return requests * (prompt if tokens == 1 else tokens) / min(seconds[1:])
-
-    try:
-        return {
-            name: {
-                **{
-                    f"decode {n}": await tokens_a_second(case, n, PROMPT_TOKENS, ANSWER_TOKENS)
-                    for n in CONCURRENCY
-                    if n >= len(case)
-                },
-                "prefill": await tokens_a_second(case, LONG_PROMPTS, LONG_PROMPT_TOKENS, 1),
-            }
-            for name, case in CASES.items()
-        }
-    finally:
-        llm.shutdown()
+def _row(case: str, what: str, tokens: dict[str, float], us: str) -> str:
+    ours, peer, bare = tokens[us], tokens["vllm"], tokens["bare"]
+    row = f"  {case:<22} {what:<10} {us} {ours:7.0f}   vLLM {peer:7.0f}   {ours / peer:5.2f} x   bare {bare:7.0f} {ours / bare:5.0%}"
+    if case != "one adapter":
+        return row
+    bar = PREFILL_BAR if what == "prefill" else DECODE_BAR
+    return f"{row}   {'PASS' if ours / peer >= bar else 'short of'} {bar} x"
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "prepare":
-        _make(Path(sys.argv[2]))
-    else:
-        (Path(sys.argv[2]) / "measured.json").write_text(json.dumps(asyncio.run(_measure(Path(sys.argv[2])))))
+    main(sys.argv[1:])

@@ -20,7 +20,7 @@ from service.postgres.embedded import EmbeddedDatabase
 from service.postgres.sessions import Sessions
 from service.store.database import migrate
 from service.store.store import Store
-from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnEnded
+from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnEnded, OnSampled, unseen
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.fakes import FakeEngine, FakeJournal
@@ -46,7 +46,9 @@ class QuickEngine(FakeEngine):
         self._output = EngineOutput(prompt, (Choice(index=0, text="word " * ANSWER_TOKENS, token_ids=answer,
                                                     finish_reason="stop"),))  # fmt: skip
 
-    async def chat(self, request: dict[str, Any], request_id: str, on_ended: OnEnded) -> ChatAnswer:
+    async def chat(
+        self, request: dict[str, Any], request_id: str, on_ended: OnEnded, on_sampled: OnSampled = unseen
+    ) -> ChatAnswer:
         return ChatAnswer(request_id, request["model"], stream=self._tokens(request_id, on_ended))
 
     async def _tokens(self, request_id: str, on_ended: OnEnded) -> AsyncIterator[str]:

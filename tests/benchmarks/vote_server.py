@@ -27,6 +27,7 @@ from service.store.store import Store
 from service.store.tables import choices, completions, feedback, stale_prompts
 from service.tokens import Tokens
 from service.votes import FeedbackBody, FeedbackReceipt, target
+from serving.meter import Meter
 
 _BODY = Depends(json_body(FeedbackBody))
 
@@ -35,7 +36,8 @@ def ours(url: str, app: FastAPI) -> None:
     """The feedback routes of the chat application."""
     store = Store(url)
     tokens = Tokens(store.secrets, ServerSettings().feedback_token_seconds)
-    app.include_router(feedback_routes(store.feedback, tokens, Doorman(store.keys, insecure=False)))
+    doorman = Doorman(store.keys, insecure=False)
+    app.include_router(feedback_routes(store.feedback, tokens, doorman, Meter("alone")))
 
 
 def plain(url: str, app: FastAPI) -> None:

@@ -76,7 +76,9 @@ def test_an_adapter_from_outside_is_judged_and_then_answers(service: Service, ou
     assert "promoted" in added.stdout
     round = service.operator.get("/ops/rounds").json()["data"][0]
     assert (round["note"], round["candidate"]["assumed_base"], round["report"]["steps"]) == ("by hand", True, [])
-    assert [check["name"] for check in round["verdict"]["checks"]][:3] == ["integrity", "outside", "held_out"]
+    assert [check["name"] for check in round["verdict"]["checks"]][:4] == [
+        "integrity", "loadable", "outside", "held_out",
+    ]  # fmt: skip
     assert round["report"]["pairs_held_out"] == new_pairs
     assert round["parity"] is None or round["parity"]["mean_abs"] < 1e-3
     adapter = service.operator.get(f"/ops/adapters/{round['adapter']}").json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,28 @@ async def test_mixed_batches_score_as_peft_does(architecture: str, tmp_path: Pat
     for (name, answer), logprobs in zip(asked, found, strict=True):
         wanted = _peft(model, adapters[name], answer)
         assert max(abs(ours - theirs) for ours, theirs in zip(logprobs, wanted, strict=True)) < TOLERANCE
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the LoRA of a CPU")
+async def test_a_compiled_model_follows_its_adapters(tmp_path: Path) -> None:
+    """Compiled once, with adapters that come, go and take each other's slots."""
+    model = build("llama", tmp_path / "model")
+    names = [f"policy-000{k}-0000000{k}" for k in range(5)]
+    adapters = {name: random_adapter(model, tmp_path / name, seed=k) for k, name in enumerate(names)}
+    answer = Answer(prompt_token_ids=tuple(range(10, 40)), token_ids=tuple(range(60, 80)))
+    engine = VllmEngine(model, ServingSettings(adapter_places=4, compiled=True))
+    try:
+        for first, second in pairwise(names):  # more adapters than there are slots
+            await engine.load(first, str(adapters[first]))
+            await engine.load(second, str(adapters[second]))
+            found = await asyncio.gather(*(engine.score(name, answer) for name in (first, second)))
+            for name, logprobs in zip((first, second), found, strict=True):
+                wanted = _peft(model, adapters[name], answer)
+                assert max(abs(ours - theirs) for ours, theirs in zip(logprobs, wanted, strict=True)) < TOLERANCE
+            await engine.unload(first)
+            await engine.unload(second)
+    finally:
+        engine.shutdown()
 
 
 def _peft(model: Path, adapter: Path, answer: Answer) -> list[float]:

@@ -7,16 +7,21 @@ slot avoids that, and the mixed batches here would show it if it did not.
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving.contracts import BASE, EngineOutput
+from serving.contracts import BASE, Caller, EngineOutput
 from serving.engine import VllmEngine
-from serving.errors import AdapterRefused, RequestRefused
+from serving.errors import AdapterRefused, DeadlineExceeded, RequestRefused
+from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.adapters import random_adapter
+from tests.fakes import FakeJournal
 from tests.tiny_models import build
 
 PROMPT = [{"role": "user", "content": "What is the capital of France?"}]
@@ -94,18 +99,159 @@ async def test_what_is_recorded_is_what_was_served(engine: VllmEngine, stream: b
         assert answer.body["usage"]["prompt_tokens"] == len(output.prompt_token_ids)
 
 
-async def test_a_client_that_goes_away_leaves_no_record_and_no_request(engine: VllmEngine) -> None:
-    records: list[EngineOutput] = []
+LONG: dict[str, Any] = {"model": BASE, "messages": PROMPT, "max_tokens": 400, "temperature": 1}
 
-    async def record(output: EngineOutput) -> None:
-        records.append(output)
 
-    body = {"model": BASE, "messages": PROMPT, "max_tokens": 400, "stream": True}
-    answer = await engine.chat(body, "chatcmpl-leaves", record)
-    assert answer.stream is not None
-    await anext(answer.stream)
-    await answer.stream.aclose()  # type: ignore[attr-defined]
-    assert await greedy(engine, BASE, "after") and not records
+async def let_go(engine: VllmEngine, since: float) -> None:
+    """The engine's scheduler works on nothing any more, within a second; what it says of itself comes from its process."""
+    while engine._llm.output_processor.get_num_unfinished_requests():
+        assert time.monotonic() - since < 1
+        await asyncio.sleep(0.01)
+
+
+async def begun(engine: VllmEngine, id: str, kept: list[EngineOutput], **fields: Any) -> tuple[Any, asyncio.Event]:
+    """A request that runs: what it returns, and an event for its first token."""
+    first = asyncio.Event()
+
+    async def keep(output: EngineOutput) -> None:
+        kept.append(output)
+
+    return engine.chat({**LONG, **fields}, id, keep, first.set), first
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_closing_a_stream_stops_the_engine_within_a_second_and_keeps_what_was_sampled(
+    engine: VllmEngine, n: int
+) -> None:
+    kept: list[EngineOutput] = []
+    chat, first = await begun(engine, f"chatcmpl-leaves-{n}", kept, stream=True, n=n)
+    stream = (await chat).stream
+    seen = [await anext(stream) for _ in range(4 * n)]
+    assert first.is_set()
+    since = time.monotonic()
+    await stream.aclose()
+    await let_go(engine, since)
+    [output] = kept
+    assert output.outcome == "cancelled"
+    assert {choice.finish_reason for choice in output.choices} == {"cancelled"}
+    assert output.prompt_token_ids and all(0 < len(choice.token_ids) < 400 for choice in output.choices)
+    texts = {choice.index: choice.text for choice in output.choices}
+    for event in seen:
+        for choice in json.loads(event.removeprefix("data: "))["choices"]:
+            said = choice["delta"].get("content", "")
+            assert texts[choice["index"]].startswith(said)
+            texts[choice["index"]] = texts[choice["index"]].removeprefix(said)
+    assert await greedy(engine, BASE, f"after-{n}")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_stopping_a_whole_answer_stops_the_engine_and_keeps_what_was_sampled(engine: VllmEngine, n: int) -> None:
+    kept: list[EngineOutput] = []
+    chat, first = await begun(engine, f"chatcmpl-stops-{n}", kept, n=n)
+    asks = asyncio.create_task(chat)
+    await first.wait()
+    states: dict[str, Any] = engine._llm.output_processor.request_states
+    while not states or any(state.detokenizer.num_output_tokens() < 3 for state in states.values()):  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    since = time.monotonic()
+    await engine.stop(f"chatcmpl-stops-{n}")
+    await asyncio.wait([asks])
+    await let_go(engine, since)
+    [output] = kept
+    assert (output.outcome, len(output.choices)) == ("cancelled", n)
+    assert all(3 <= len(choice.token_ids) < 400 for choice in output.choices)
+    assert await greedy(engine, BASE, f"after-stop-{n}")
+
+
+async def test_a_request_that_is_stopped_before_it_has_begun_never_does(engine: VllmEngine) -> None:
+    kept: list[EngineOutput] = []
+    chat, first = await begun(engine, "chatcmpl-never", kept)
+    asks = asyncio.create_task(chat)
+    await asyncio.sleep(0)  # its prompt is being rendered
+    await engine.stop("chatcmpl-never")
+    await asyncio.wait([asks])
+    assert not first.is_set()
+    assert [output.outcome for output in kept] == ["cancelled"]
+    await engine.stop("chatcmpl-never")
+
+
+async def test_a_whole_answer_says_when_its_first_token_came_and_is_as_it_would_be_in_one_part(
+    engine: VllmEngine,
+) -> None:
+    kept: list[EngineOutput] = []
+    fields = {"n": 2, "max_tokens": TOKENS, "logprobs": True, "top_logprobs": 1, "seed": 3}
+    chat, first = await begun(engine, "chatcmpl-parts", kept, **fields)
+    asks = asyncio.create_task(chat)
+    await first.wait()
+    assert not asks.done()
+    body = (await asks).body
+    [output] = kept
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    for choice, kept_choice in zip(body["choices"], output.choices, strict=True):
+        assert choice["message"]["content"] == kept_choice.text
+        assert len(choice["logprobs"]["content"]) == len(kept_choice.token_ids)
+        assert choice["finish_reason"] == kept_choice.finish_reason
+    assert body["usage"]["completion_tokens"] == sum(len(choice.token_ids) for choice in output.choices)
+
+
+async def test_prompts_and_answers_keep_to_the_limits_of_the_deployment(engine: VllmEngine) -> None:
+    try:
+        engine._llm.max_prompt_tokens = 3
+        with pytest.raises(RequestRefused, match=r"the limit is 3 \(serving.max_prompt_tokens\)") as refused:
+            await greedy(engine, BASE, "too-long")
+        assert (refused.value.param, refused.value.code) == ("messages", "prompt_too_long")
+    finally:
+        engine._llm.max_prompt_tokens = None
+    kept: list[EngineOutput] = []
+    try:
+        engine._chat.override_max_tokens = 5
+        chat, _ = await begun(engine, "chatcmpl-capped", kept, max_tokens=None)
+        await chat
+    finally:
+        engine._chat.override_max_tokens = None
+    assert [len(choice.token_ids) for choice in kept[0].choices] == [5]
+
+
+async def test_a_stream_that_the_engine_refuses_is_refused_and_not_recorded(engine: VllmEngine, tmp_path: Path) -> None:
+    journal = FakeJournal()
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings())
+    await replica.start()
+    for stream in (False, True):
+        with pytest.raises(RequestRefused):
+            await replica.chat({**LONG, "max_tokens": 10**6, "stream": stream}, Caller(app="shop"))
+    await replica.close()
+    assert not journal.records
+    assert not replica.status().in_flight
+
+
+async def ended_with(replica: Replica, body: dict[str, Any]) -> str:
+    """The code of the error, before the first token or after it."""
+    try:
+        answer = await replica.chat(body, Caller(app="shop"))
+    except DeadlineExceeded as error:
+        return error.code
+    assert answer.stream is not None, "the whole answer was there in time"
+    *_, last = [event async for event in answer.stream]
+    return json.loads(last.removeprefix("data: "))["error"]["code"]
+
+
+async def test_past_its_deadline_the_engine_lets_go_and_the_record_says_so(engine: VllmEngine, tmp_path: Path) -> None:
+    journal = FakeJournal()
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings(answer_seconds=0.01, drain_seconds=1))
+    await replica.start()
+    for stream in (False, True):
+        assert await ended_with(replica, LONG | {"n": 8, "stream": stream}) == "deadline_exceeded"
+        await let_go(engine, time.monotonic())
+    await replica.close()
+    assert {record.outcome for record in journal.records} == {"cancelled"}
+    assert not replica.status().in_flight
+
+
+async def test_every_control_token_is_one_token_wherever_it_stands(engine: VllmEngine) -> None:
+    tokenizer: Any = engine._llm.get_tokenizer()
+    assert engine.control_tokens
+    for text in engine.control_tokens:
+        assert tokenizer.convert_tokens_to_ids(text) in tokenizer.encode(f"a{text}b", add_special_tokens=False)
 
 
 async def test_loading_and_unloading_leaves_nothing_behind(

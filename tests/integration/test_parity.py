@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 from service.model import resolve
 from serving.adapters import CONFIG, WEIGHTS, sha256_of
 from serving.contracts import BASE, AdapterFiles, Answer, EngineOutput
-from serving.deployment import PolicyHost
 from serving.engine import VllmEngine
 from serving.errors import HostError
+from serving.host import PolicyHost
 from serving.settings import ServingSettings
 from tests.adapters import random_adapter
 from tests.conftest import Service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
@@ -84,6 +85,8 @@ alarms = Table(
     Column("detail", JSONB, nullable=False),
     Column("once", Text, unique=True),  # what is rung once only; null: each time
     Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.now()),  # of the next attempt
+    Column("delivered_to", ARRAY(Text), nullable=False, server_default=text("'{}'")),  # digests of webhooks' URLs
     Column("delivered_at", DateTime(timezone=True)),
     Column("trouble", Text),  # why the last attempt failed
 )

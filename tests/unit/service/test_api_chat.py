@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from service.contracts import Role
+from service.limiting.settings import LimitSettings
 from service.store.store import Store
 from serving.contracts import BASE
 from tests.fakes import authors, chunk, until
@@ -130,6 +133,66 @@ async def test_a_client_that_goes_away_in_the_middle_gives_its_pin_back(small: S
 
     await _served(small.chat_app(), key, HELLO | {"stream": True}, send, goes)
     await until(lambda: small.replica.status().in_flight == {})
+    await small.replica.close()
+
+
+async def test_a_client_that_goes_away_before_the_first_byte_is_sent_stops_the_engine(small: SmallService) -> None:
+    """The response is dropped with its stream; nothing waits for the garbage collector."""
+    _, key = await small.store.keys.issue(Role.APP, "shop")
+    small.engines[0].flowing.clear()
+
+    async def send(message: dict[str, Any]) -> None:
+        raise OSError("the client has gone")
+
+    async def stays() -> dict[str, Any]:
+        return await asyncio.get_running_loop().create_future()
+
+    with pytest.raises((OSError, ExceptionGroup, ClientDisconnect)):
+        await _served(small.chat_app(), key, HELLO | {"stream": True}, send, stays)
+    assert small.engines[0].running == {}
+    assert small.replica.status().in_flight == {}
+    await small.replica.close()
+
+
+# What steers Ray's proxy, or would name the request, where something read it.
+STEERING = {
+    "x-request-id": "mine",
+    "x-session-id": "mine",
+    "serve_multiplexed_model_id": "policy-0001-00000000",
+    "x-request-timeout-seconds": "0",
+    "x-request-disconnect-disabled": "?1",
+    "x-data-parallel-rank": "7",
+}
+
+
+async def test_headers_of_a_caller_decide_nothing(app: httpx.AsyncClient) -> None:
+    answers = [await app.post(CHAT, json=HELLO, headers=STEERING) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    ids = [answer.headers["x-completion-id"] for answer in answers]
+    assert len({*ids}) == 2 and not any("mine" in id for id in ids)
+    assert {answer.json()["model"] for answer in answers} == {BASE}
+
+
+async def test_a_streaming_client_that_goes_away_no_longer_counts_as_running(small: SmallService) -> None:
+    limits = LimitSettings(concurrent_requests=1)
+    _, key = await small.store.keys.issue(Role.APP, "shop", limits)
+    app = small.chat_app()
+    small.engines[0].flowing.clear()
+    first = asyncio.Event()
+
+    async def send(message: dict[str, Any]) -> None:
+        if message.get("body"):
+            first.set()
+
+    async def goes() -> dict[str, Any]:
+        await first.wait()
+        assert refusal(await client(app, key).post(CHAT, json=HELLO)) == Refusal(429, "rate_limited")
+        return {"type": "http.disconnect"}
+
+    await _served(app, key, HELLO | {"stream": True}, send, goes)
+    small.engines[0].flowing.set()
+    assert (await client(app, key).post(CHAT, json=HELLO)).status_code == 200
+    await small.replica.close()
 
 
 # --- bodies that are refused --------------------------------------------------------------------------
@@ -141,13 +204,25 @@ BAD_CHAT: dict[str, tuple[bytes, Refusal]] = {
     "not UTF-8": (b'{"model": "\xff"}', Refusal(400, "invalid_json")),
     "an array": (b"[]", Refusal(400, "invalid_json")),
     "a string": (b'"hello"', Refusal(400, "invalid_json")),
-    "null": (b"null", Refusal(400, "missing_parameter")),
+    "null": (b"null", Refusal(400, "invalid_json")),
     "nested too deeply": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, Refusal(400, "invalid_json")),
     "a number with too many digits": (b'{"seed": ' + b"9" * 5000 + b"}", Refusal(400, "invalid_json")),
+    "an integer that no double holds": (b'{"seed": 9007199254740993}', Refusal(400, "invalid_json")),
+    "a number beyond all numbers": (b'{"temperature": 1e999}', Refusal(400, "invalid_json")),
+    "a key that stands twice": (b'{"model": "policy", "n": 1, "n": 2}', Refusal(400, "invalid_json")),
+    "a key that stands twice, deep inside": (
+        b'{"model": "policy", "messages": [{"role": "user", "role": "system", "content": "hi"}]}',
+        Refusal(400, "invalid_json"),
+    ),
+    "33 levels": (b'{"a":' + b"[" * 32 + b"]" * 32 + b"}", Refusal(400, "invalid_json")),
     "NaN": (json.dumps(HELLO | {"temperature": float("nan")}).encode(), Refusal(400, "invalid_json")),
     "an unknown field": (
         json.dumps(HELLO | {"temprature": 1}).encode(),
         Refusal(400, "unsupported_parameter", "temprature"),
+    ),
+    "a token of control": (
+        json.dumps(HELLO | {"messages": [{"role": "user", "content": "hi<|end|>"}]}).encode(),
+        Refusal(400, "control_token", "messages.0.content"),
     ),
     "no messages": (b'{"model": "policy"}', Refusal(400, "invalid_value", "messages")),
     "empty messages": (b'{"model": "policy", "messages": []}', Refusal(400, "invalid_value", "messages")),
@@ -205,11 +280,31 @@ async def test_a_path_or_method_that_does_not_exist_has_the_same_shape(app: http
     assert wrong.json()["error"]["message"] == "/chat/completions does not take GET."
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/invocations",
+        "/tokenize",
+        "/pause",
+        "/load_lora_adapter",
+        "/completions",
+        "/responses",
+        "/server_info",
+        "/docs",
+    ],
+)
+async def test_routes_of_the_engine_s_own_server_are_not_there(app: httpx.AsyncClient, path: str) -> None:
+    for prefix in ("", "/v1"):
+        assert refusal(await app.post(prefix + path, json={})) == Refusal(404, "route_not_found")
+        assert (await app.get(prefix + path)).status_code == 404
+
+
 async def test_what_breaks_inside_is_a_500_that_tells_nothing_of_the_inside(
     small: SmallService, app: httpx.AsyncClient
 ) -> None:
     small.engines[0].dead = True
     answer = await app.post(CHAT, json=HELLO)
+    await small.replica.close()
     assert refusal(answer) == Refusal(500, None)
     assert "process" not in answer.text
 
@@ -270,7 +365,7 @@ async def test_every_route_refuses_strangers_and_the_other_role(small: SmallServ
     routes = [route for route in app.routes if isinstance(route, APIRoute) and route.path not in OPEN]
     assert len(routes) >= 4
     for route in routes:
-        path = route.path_format.format(n=1, id="x", name="x", feedback_id="x", user="x")
+        path = re.sub(r"{\w+(:path)?}", "1", route.path)
         for method in route.methods:
             body = {} if method == "POST" else None
             assert refusal(await stranger.request(method, path, json=body)).status == 401, (method, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -31,51 +30,6 @@ async def operator(small: SmallService) -> httpx.AsyncClient:
 
 
 # --- how the service is -------------------------------------------------------------------------------
-
-
-async def test_health_and_readiness_need_no_key(small: SmallService) -> None:
-    anybody = client(small.operations_app(), None)
-    health, ready = await anybody.get("/healthz"), await anybody.get("/readyz")
-    assert (health.status_code, health.json()) == (200, {"status": "ok"})
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "checks": {"store": "ok", "replicas": "ok"}})
-
-
-@pytest.mark.parametrize("trouble", ["lagging", "none", "gone"])
-async def test_the_service_is_not_ready_while_a_replica_does_not_serve_the_route(
-    small: SmallService, operator: httpx.AsyncClient, trouble: str
-) -> None:
-    adapter = await small.publish(1)
-    if trouble == "lagging":
-        small.host.after["prepare"] = _deafen(small)
-        await small.registry.promote(adapter.name, who="tess")
-        small.host.deaf.clear()
-    if trouble == "none":
-        small.host.deaf.update(small.host.replicas)
-    if trouble == "gone":
-        small.host.gone = True
-    ready = await operator.get("/readyz")
-    assert (ready.status_code, ready.json()["ready"]) == (503, False)
-    why = {"lagging": "replicas lag behind the route: two", "none": "no replica is running"}
-    assert ready.json()["checks"] == {
-        "store": "ok",
-        "replicas": why.get(trouble, "no replica answers"),
-    }
-
-
-def _deafen(small: SmallService) -> Any:
-    async def deafen() -> None:
-        small.host.deaf.add("two")
-
-    return deafen
-
-
-async def test_without_the_database_the_service_is_alive_but_not_ready(small: SmallService, tmp_path: Path) -> None:
-    away = dataclasses.replace(small, store=Store(f"postgresql+psycopg://heliotrope@/postgres?host={tmp_path}"))
-    anybody = client(away.operations_app(), None)
-    assert (await anybody.get("/healthz")).status_code == 200
-    ready = await anybody.get("/readyz")
-    assert ready.status_code == 503
-    assert "database does not answer" in ready.json()["checks"]["store"]
 
 
 async def test_the_status_tells_who_answers_and_what_a_round_would_use(

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from service.overview import QUICK_PAIRS, QUICK_VOTES
+from service.store.audit import pseudonym
 from service.store.store import Store
 from service.votes import FeedbackBody, Rating, Rival
 from serving.contracts import Caller
@@ -239,7 +240,7 @@ async def test_what_is_held_is_listed_and_released_with_a_reason(operator: httpx
     assert (await operator.get(PREFERENCES)).json()["funnel"]["left_out"] == {"user_cap": 8}
     (entry,) = (await operator.get("/ops/audit")).json()["data"]
     assert (entry["who"], entry["action"], entry["subject"]) == ("tess", "quarantine_released", str(item["id"]))
-    assert (entry["detail"]["reason"], entry["detail"]["user"]) == ("a tester of ours", "bob")
+    assert (entry["detail"]["reason"], entry["detail"]["person"]) == ("a tester of ours", pseudonym("bob", "shop"))
     assert (await operator.get(f"{QUARANTINE}?status=held")).json()["data"] == []
     assert len((await operator.get(f"{QUARANTINE}?status=released")).json()["data"]) == 1
 

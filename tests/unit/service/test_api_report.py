@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.report.page import POLICY
+from service.report.document import POLICY
 from service.report.records import DataReport
 from service.store.store import Store
 from service.votes import FeedbackBody, Rating

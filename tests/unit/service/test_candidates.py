@@ -88,7 +88,9 @@ async def test_an_adapter_from_outside_is_measured_judged_and_promoted_like_any_
     adapter = (await operator.get(f"{ADAPTERS}/{ended.adapter}")).json()
     assert (adapter["added_by"], adapter["round"], adapter["parent"]) == ("tess", 1, BASE)
     assert adapter["weights_sha256"] == sha256_of(outside / WEIGHTS)
-    assert [check["name"] for check in adapter["verdict"]["checks"]] == ["integrity", "outside", "held_out"]
+    checks = {check["name"]: check["outcome"] for check in adapter["verdict"]["checks"]}
+    assert checks.keys() > {"integrity", "loadable", "outside", "held_out"}
+    assert not checks.keys() & {"finite", "step0", "learned"}, "how it was trained is not known here"
 
 
 async def test_what_it_was_judged_by_is_still_new(

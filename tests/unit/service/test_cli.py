@@ -148,7 +148,7 @@ def test_promote_is_refused_when_another_adapter_answers_by_now(api: FakeApi, ru
 
 def test_rollback_goes_to_the_previous_adapter_or_to_a_named_one(api: FakeApi, run: Run) -> None:
     assert f"{FIRST} answers" in run("rollback", "--reason", "too chatty").stdout
-    assert api.requests[-1][2] == {"to": None, "reason": "too chatty"}
+    assert api.requests[-1][2] == {"to": None, "expected_current": None, "reason": "too chatty"}
     assert "base answers" in run("rollback", "--to", "base").stdout
 
 

@@ -19,6 +19,7 @@ from service.client import Client, Refused
 from service.contracts import RoundState
 from service.watch import FINAL, RoundView, follow, render, sparkline, watch
 from tests.fake_api import (
+    NOW,
     OPERATOR_KEY,
     PASSED,
     SECOND,
@@ -29,6 +30,7 @@ from tests.fake_api import (
     a_whole_round,
     events_of,
 )
+from tests.fake_learning import a_canary, a_watch
 
 Run = Callable[..., Result]
 
@@ -77,7 +79,7 @@ def test_a_dry_run_shows_the_funnel_and_starts_nothing(api: FakeApi, run: Run) -
     result = run("round", "start", "--dry-run", "--min-pairs", "65", "--watch")
     assert result.exit_code == 0
     assert "no_partner" in result.stdout
-    assert "would do nothing: at least 65 new pairs are needed" in result.stdout
+    assert "would do nothing: 64 new pairs, 65 are needed (min_pairs)" in result.stdout
     assert "would learn from these" in run("round", "start", "--dry-run").stdout
     assert api.rounds == {}
 
@@ -92,6 +94,57 @@ def test_start_and_watch_follows_the_new_round(api: FakeApi, run: Run) -> None:
 def test_cancel_says_what_became_of_the_round(api: FakeApi, run: Run) -> None:
     api.rounds[1] = a_round(1, RoundState.TRAINING)
     assert run("round", "cancel", "1").stdout == "round 1 is cancelled\n"
+
+
+def test_an_operator_approves_and_turns_down_with_a_reason(api: FakeApi, run: Run) -> None:
+    api.rounds[1] = a_round(1, RoundState.AWAITING_APPROVAL)
+    approved = run("round", "approve", "1", "--reason", "looks well")
+    assert approved.stdout == "round 1 is awaiting_approval, approved by admin\n"
+    assert api.requests[-1] == ("POST", "/ops/rounds/1/approve", {"reason": "looks well"})
+    assert run("round", "reject", "1").stdout == "round 1 is rejected\n"
+    assert run("round", "approve", "9").exit_code == 1
+
+
+def test_a_round_shows_its_canary_and_what_was_watched(api: FakeApi, run: Run) -> None:
+    api.rounds[1] = a_round(1, RoundState.PROMOTED, canary=a_canary(NOW), watch=a_watch(NOW))
+    shown = run("round", "show", "1").stdout
+    for part in ("5% of the users since", "12 of the candidate, 240 of old", "12 of 200 requests", "disliked"):
+        assert part in shown
+    assert "rolled_back (disliked: 15.0% of 400 users an hour)" in shown
+
+
+def test_rounds_are_paused_resumed_and_what_starts_them_is_shown(api: FakeApi, run: Run) -> None:
+    assert run("pause", "--reason", "audit").stdout.startswith("paused by admin at ")
+    assert api.requests[-1] == ("POST", "/ops/pause", {"reason": "audit"})
+    assert run("resume").stdout == "resumed\n"
+    triggers = run("triggers").stdout
+    assert "new_pairs=200" in triggers
+    assert "20 are missing" in triggers
+
+
+def test_the_power_of_a_canary_is_a_table_of_harms(run: Run) -> None:
+    result = run("canary", "power")
+    assert result.exit_code == 0
+    assert "by 16800 users in 168 hours" in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[:4] for line in lines if line[:1] == ["disliked"]] == [
+        ["disliked", "2.00%", "5%", times] for times in ("1.25", "1.50", "2.00", "4.00")
+    ]
+    assert json.loads(run("canary", "power", "--json").stdout)["alpha"] == 0.05
+
+
+def test_steps_and_ends_of_a_canary_are_lines_of_the_watch(api: FakeApi, run: Run) -> None:
+    api.rounds[1] = a_round(1, RoundState.REJECTED, reason="stopped")
+    api.events[1] = events_of(
+        ("canary", {"step": 1, "steps": 2, "share": 0.05, "adapter": SECOND}),
+        ("watch", {"ended": "kept", "why": "no harm was seen", "adapter": SECOND}),
+        ("state", {"state": "rejected", "reason": "stopped"}),
+    )
+    lines = run("round", "watch", "1").stdout.splitlines()
+    assert lines[:2] == [
+        "round 1: canary step 1 of 2: 5% of the users",
+        f"round 1: {SECOND} was watched: kept (no harm was seen)",
+    ]
 
 
 # --- watching -----------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from service import doctor
 from service.cli import app
 from service.doctor import GIB, Finding
 from service.settings import Settings
+from serving.machine import Machine
+from serving.settings import ServingSettings
 from tests.fake_api import FakeApi
 
 
@@ -73,6 +75,15 @@ def test_a_state_folder_that_does_not_exist_yet_is_on_its_parent_s_disk(tmp_path
 def test_few_cpus_and_few_files_are_only_warned_of() -> None:
     assert (doctor.cpus(1).outcome, doctor.cpus(2).outcome) == ("warn", "ok")
     assert (doctor.open_files(1024).outcome, doctor.open_files(65536).outcome) == ("warn", "ok")
+
+
+def test_engines_that_ask_for_more_than_the_machine_has_are_seen() -> None:
+    small = Machine(cores=2, memory_bytes=8 * GIB, compiler=False)
+    assert doctor.engine(ServingSettings(), small).found == "1 x 2 threads, 1.0 GiB for the KV cache"
+    assert doctor.engine(ServingSettings(), small).outcome == "ok"
+    assert doctor.engine(ServingSettings(replicas=2, cpu_threads=2), small).outcome == "warn"
+    assert doctor.engine(ServingSettings(kv_cache_gib=6), small).outcome == "warn"
+    assert doctor.engine(ServingSettings(compiled=True), small).outcome == "missing"
 
 
 def test_a_preloaded_allocator_is_seen() -> None:

@@ -42,7 +42,7 @@ def test_the_first_start_makes_one_key_of_each_role_and_no_other_does(
 ) -> None:
     made = local_store.first_keys(tmp_path, database_url)
     file = tmp_path / "keys.json"
-    assert set(made) == {"app", "operator"}
+    assert set(made) == {"app", "operator", "metrics"}
     assert json.loads(file.read_text()) == made
     assert file.stat().st_mode & 0o077 == 0
     assert local_store.first_keys(tmp_path, database_url) == {}

@@ -77,6 +77,19 @@ async def test_votes_become_a_pair_that_knows_all_that_guards_need(store: Store,
     assert await _reasons(store) == [None, None]
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "failed"])
+async def test_an_answer_that_its_client_did_not_wait_for_is_never_paired(
+    store: Store, ask: Ask, matcher: Matcher, outcome: str
+) -> None:
+    """Its votes are taken, its choices may look whole: that it was cut off is what counts."""
+    await ask("c1", "good", "bad", outcome=outcome)
+    await _vote(store, "c1", 0, rating=Rating.UP)
+    await _vote(store, "c1", 1, rating=Rating.DOWN)
+    await matcher.catch_up()
+    assert await _pairs(store) == []
+    assert await _reasons(store) == [LeftOut.UNFINISHED, LeftOut.UNFINISHED]
+
+
 async def test_a_comparison_and_a_correction_become_pairs(store: Store, ask: Ask, matcher: Matcher) -> None:
     await ask("c1", "one", "two")
     await ask("c2", "three", question="how?")

@@ -10,6 +10,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, make_url, text
 
+from service.contracts import AuditEntry
+from service.store.audit import pseudonym
+from service.store.audit_chain import Chain
 from service.store.database import known_schemas, migrate
 from service.store.tables import metadata
 
@@ -120,6 +123,24 @@ def test_what_the_first_version_kept_is_there_in_every_later_one_and_again_after
     assert database.run("SELECT format, stale FROM imported_pairs") == [("trl", True)]
     migrate(database.url, OLDEST)
     assert database.content() == before
+
+
+def test_an_audit_from_before_the_chain_is_chained_and_names_nobody(database: Database) -> None:
+    migrate(database.url, SWAPS)
+    database.run("""
+        INSERT INTO audit (who, action, subject, detail) VALUES
+            ('tess', 'promote', 'policy-0001-aaaaaaaa', '{"from": "base", "share": 0.50}'),
+            ('tess', 'quarantine_dropped', '1', '{"app": "shop", "user": "ada", "kind": "burst"}'),
+            ('tess', 'quarantine_dropped', '2', '{"app": "shop", "user": "", "kind": "burst"}')
+    """)
+    migrate(database.url)
+    names = ("seq", "at", "who", "action", "subject", "detail", "digest")
+    rows = database.run(f"SELECT {', '.join(names)} FROM audit ORDER BY seq")
+    entries = [AuditEntry.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+    assert [entry.detail.get("person") for entry in entries] == [None, pseudonym("ada", "shop"), None]
+    assert not any("user" in entry.detail for entry in entries)
+    chain = Chain().follow(entries).ended()
+    assert (chain.entries, chain.fault) == (3, None)
 
 
 def test_a_schema_that_the_database_has_already_changes_nothing(database: Database) -> None:

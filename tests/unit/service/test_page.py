@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -16,41 +15,9 @@ from service.report.page import page
 from service.report.plots import Column, columns, interval
 from service.report.records import DataReport, Share
 from tests.data_pairs import NOW, a_pair, evidence
+from tests.page_reader import LOADS, Reader
 
 HOSTILE = "<script>alert(1)</script>\"'&amp; onload=x"
-LOADS = frozenset({"src", "href", "action", "srcset", "data"})
-
-
-class Reader(HTMLParser):
-    """Reads a page strictly: every element that opens must close, in its turn."""
-
-    def __init__(self, document: str) -> None:
-        super().__init__()
-        self.elements: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(document)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._open.append(tag)
-        self.handle_startendtag(tag, attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.words)
 
 
 def full(name: str = "shop", **fields: Any) -> DataReport:

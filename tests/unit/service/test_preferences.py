@@ -65,6 +65,8 @@ def test_choices_of_one_completion_can_be_a_pair() -> None:
         ({"token_ids": ()}, LeftOut.EMPTY),
         ({"finish_reason": "length"}, LeftOut.TRUNCATED),
         ({"finish_reason": "abort"}, LeftOut.FAILED),
+        ({"finished": False}, LeftOut.UNFINISHED),
+        ({"finished": False, "finish_reason": "cancelled"}, LeftOut.UNFINISHED),
         ({"finish_reason": "error", "text": "", "token_ids": ()}, LeftOut.FAILED),
         ({"key": ("learned", 0)}, LeftOut.ALREADY_LEARNED),
     ],

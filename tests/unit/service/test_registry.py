@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from service.contracts import Adapter, Round, RoundState, Verdict
-from service.errors import AdapterRejected, Conflict, NotFound, PreconditionFailed, Unavailable
+from service.contracts import Round, RoundState, Verdict
+from service.errors import (
+    AdapterRejected,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+)
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from serving.adapters import WEIGHTS
@@ -28,16 +33,6 @@ VERDICT = Verdict(promote=True, checks=())
 @pytest.fixture
 async def small(store: Store, tmp_path: Path) -> SmallService:
     return await SmallService.start(store, tmp_path)
-
-
-async def _actions(small: SmallService) -> list[tuple[str, str, str, str | None]]:
-    """Who did what to which adapter and why, oldest first."""
-    entries = reversed(await small.store.audit.list())
-    return [(entry.who, entry.action, entry.subject, entry.detail["reason"]) for entry in entries]
-
-
-def _loaded(small: SmallService) -> list[set[str]]:
-    return [engine.loaded for engine in small.engines]
 
 
 # --- promote ------------------------------------------------------------------------------------------
@@ -62,7 +57,7 @@ async def test_nothing_changes_before_every_replica_is_prepared(small: SmallServ
     async def look() -> None:
         assert await small.store.route.read() == Route()
         assert await small.answers_by() == {BASE}
-        assert _loaded(small) == [{adapter.name}, {adapter.name}]
+        assert small.loaded == [{adapter.name}, {adapter.name}]
 
     small.host.after["prepare"] = look
     await small.registry.promote(adapter.name, who="tess")
@@ -90,7 +85,7 @@ async def test_when_one_replica_cannot_prepare_nothing_has_changed_and_the_other
     assert refused.value.code == "prepare_failed"
     assert (await small.store.route.read()).generation == 1
     assert await small.answers_by() == {current.name}
-    assert _loaded(small) == [{current.name}, {current.name}]
+    assert small.loaded == [{current.name}, {current.name}]
     assert len(await small.store.audit.list()) == 1
 
 
@@ -100,7 +95,7 @@ async def test_a_replica_that_does_not_answer_stops_the_promotion(small: SmallSe
     with pytest.raises(AdapterRejected, match="2 replicas run but only 1 answered"):
         await small.registry.promote(adapter.name, who="tess")
     assert await small.store.route.read() == Route()
-    assert _loaded(small) == [set(), set()]
+    assert small.loaded == [set(), set()]
 
 
 async def test_when_no_replica_is_there_the_answer_is_to_try_again(small: SmallService) -> None:
@@ -122,8 +117,7 @@ async def test_a_flip_that_reaches_nobody_is_done_all_the_same_and_is_caught_up(
     switch = await small.registry.promote(adapter.name, who="tess")
     assert await small.store.route.read() == switch.route
     assert await small.answers_by() == {BASE}
-    for replica in small.host.replicas.values():
-        await replica.reconcile()
+    await small.poll()
     assert await small.answers_by() == {adapter.name}
 
 
@@ -142,7 +136,7 @@ async def test_an_expected_current_that_has_moved_is_a_failed_precondition(small
         await small.registry.promote(second.name, who="tess", expected_current=BASE)
     assert (refused.value.param, refused.value.code) == ("expected_current", "route_moved")
     assert await small.answers_by() == {first.name}
-    assert _loaded(small) == [{first.name}, {first.name}]
+    assert small.loaded == [{first.name}, {first.name}]
 
 
 async def test_of_two_conductors_one_changes_the_route_and_the_other_lets_go(small: SmallService) -> None:
@@ -159,9 +153,8 @@ async def test_of_two_conductors_one_changes_the_route_and_the_other_lets_go(sma
     assert refused.value.code == "route_moved"
     assert (await small.store.route.read()).stable == theirs.name
     assert [entry.who for entry in await small.store.audit.list()] == ["other"]
-    for replica in small.host.replicas.values():
-        await replica.reconcile()
-    assert _loaded(small) == [{theirs.name}, {theirs.name}]
+    await small.poll()
+    assert small.loaded == [{theirs.name}, {theirs.name}]
 
 
 async def test_simultaneous_promotions_happen_one_after_the_other(small: SmallService) -> None:
@@ -197,78 +190,6 @@ async def test_a_published_adapter_that_was_spoiled_is_refused_and_the_old_one_s
     assert refused.value.code == "adapter_rejected"
     assert await small.answers_by() == {current.name}
     assert all(("load", next.name) not in engine.history for engine in small.engines)
-
-
-# --- rollback -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def two(small: SmallService) -> tuple[Adapter, Adapter]:
-    """The first adapter was promoted, then the second."""
-    first, second = await small.publish(1), await small.publish(2)
-    for adapter in (first, second):
-        await small.registry.promote(adapter.name, who="tess", reason="round")
-    return first, second
-
-
-async def test_a_rollback_returns_to_the_previous_adapter_as_a_new_event(
-    small: SmallService, two: tuple[Adapter, Adapter]
-) -> None:
-    first, second = two
-    loads = [list(engine.history) for engine in small.engines]
-    switch = await small.registry.rollback(who="tess", reason="too chatty")
-    assert switch.route == Route(generation=3, stable=first.name, previous=second.name)
-    assert switch.prepare_seconds == 0.0
-    assert [engine.history for engine in small.engines] == loads, "only a flip: nothing was loaded or unloaded"
-    assert await small.answers_by() == {first.name}
-    assert await _actions(small) == [
-        ("tess", "promote", first.name, "round"),
-        ("tess", "promote", second.name, "round"),
-        ("tess", "rollback", first.name, "too chatty"),
-    ]
-
-
-async def test_a_rollback_to_a_named_adapter_that_is_no_longer_loaded_prepares_it(
-    small: SmallService, two: tuple[Adapter, Adapter]
-) -> None:
-    first, second = two
-    third = await small.publish(3)
-    await small.registry.promote(third.name, who="tess")
-    assert _loaded(small) == [{second.name, third.name}] * 2
-    switch = await small.registry.rollback(who="tess", to=first.name)
-    assert switch.prepare_seconds > 0
-    assert switch.route.previous == third.name
-    assert await small.answers_by() == {first.name}
-
-
-async def test_the_base_can_be_returned_to(small: SmallService, two: tuple[Adapter, Adapter]) -> None:
-    await small.registry.rollback(who="tess", to=BASE)
-    assert await small.answers_by() == {BASE}
-
-
-async def test_after_the_first_round_a_rollback_returns_to_the_base(small: SmallService) -> None:
-    adapter = await small.publish(1)
-    await small.registry.promote(adapter.name, who="tess")
-    assert (await small.registry.rollback(who="tess")).route.stable == BASE
-    assert await small.answers_by() == {BASE}
-
-
-async def test_without_a_previous_adapter_there_is_nothing_to_return_to(small: SmallService) -> None:
-    with pytest.raises(Conflict) as refused:
-        await small.registry.rollback(who="tess")
-    assert refused.value.code == "nothing_to_roll_back"
-
-
-async def test_a_rollback_to_what_answers_is_a_conflict(small: SmallService, two: tuple[Adapter, Adapter]) -> None:
-    with pytest.raises(Conflict) as refused:
-        await small.registry.rollback(who="tess", to=two[1].name)
-    assert (refused.value.param, refused.value.code) == ("to", "already_current")
-
-
-async def test_a_rollback_to_an_unknown_adapter_is_not_found(small: SmallService, two: tuple[Adapter, Adapter]) -> None:
-    with pytest.raises(NotFound):
-        await small.registry.rollback(who="tess", to="policy-0009-00000000")
-    assert await small.answers_by() == {two[1].name}
 
 
 # --- publish ------------------------------------------------------------------------------------------
@@ -357,10 +278,10 @@ async def test_one_replica_scores_a_candidate_that_nobody_has_published(small: S
     scores = await small.registry.score(Path(files.directory), files.name, [ANSWER, ANSWER])
     assert scores.logprobs == (tuple(logprob(token) for token in ANSWER.token_ids),) * 2
     assert (scores.replica, scores.dtype) == ("one", "float32")
-    assert _loaded(small) == [{files.name}, set()], "the other goes on undisturbed"
+    assert small.loaded == [{files.name}, set()], "the other goes on undisturbed"
     assert await small.store.adapters.list() == ()
     await small.registry.abandon(files.name)
-    assert _loaded(small) == [set(), set()]
+    assert small.loaded == [set(), set()]
 
 
 async def test_a_candidate_that_cannot_be_scored_leaves_nothing_behind(small: SmallService, tmp_path: Path) -> None:
@@ -369,7 +290,7 @@ async def test_a_candidate_that_cannot_be_scored_leaves_nothing_behind(small: Sm
     with pytest.raises(AdapterRejected, match="The route is unchanged") as refused:
         await small.registry.score(Path(files.directory), files.name, [ANSWER])
     assert refused.value.code == "prepare_failed"
-    assert _loaded(small) == [set(), set()]
+    assert small.loaded == [set(), set()]
 
 
 async def test_while_no_replica_runs_scoring_is_to_be_tried_again(small: SmallService, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from service.alarms import AlarmKind
 from service.contracts import Round, RoundBody, RoundState
 from service.errors import Conflict, NotFound
+from service.gate import summary
 from service.store.rounds import StaleRound
 from service.store.store import Store
 from serving.contracts import BASE
@@ -56,7 +58,9 @@ async def test_votes_become_a_policy_that_answers(start: Start) -> None:
     assert await small.answers_by() == {ended.adapter}
     assert ended.verdict is not None
     assert ended.verdict.promote
-    assert (ended.pairs, ended.parent, ended.attempt, ended.reason) == (2, BASE, 1, "passed 5 checks")
+    assert (ended.pairs, ended.parent, ended.attempt, ended.reason) == (2, BASE, 1, summary(ended.verdict))
+    assert ended.environment is not None
+    assert ended.environment["training_sha256"]
     assert ended.funnel is not None
     assert (ended.funnel["votes"], ended.funnel["votes_in_pairs"], ended.funnel["left_out"]) == (4, 4, {})
     assert [state for state, _ in await _states(small, ended)] == [
@@ -237,6 +241,18 @@ async def test_an_operator_who_changes_the_route_meanwhile_is_not_overridden(sta
     assert await small.answers_by() == {theirs.name}
 
 
+async def test_operators_are_told_of_a_candidate_that_was_turned_down_and_of_a_round_that_broke(start: Start) -> None:
+    small = await start([Done({"weights_changed": False})], questions=QUESTIONS)
+    rejected = await small.round()
+    failed_round = await small.round()
+    told = [(alarm.kind, alarm.subject) for alarm in reversed(await small.store.alarms.list())]
+    assert told == [
+        (AlarmKind.GATE_REJECTED, f"round {rejected.n}"),
+        (AlarmKind.ROUND_FAILED, f"round {failed_round.n}"),
+    ]
+    assert str(failed_round.reason) in (await small.store.alarms.list())[0].message
+
+
 # --- attempts -----------------------------------------------------------------------------------------
 
 
@@ -296,7 +312,7 @@ async def test_a_snapshot_that_is_written_while_its_round_is_cancelled_is_taken_
     await small.rounds.cancel(round.n, who="tess")
     with pytest.raises(StaleRound):
         await small.rounds._collect(collecting)  # the step that was under way
-    assert list(small.settings.rounds.rglob("*.parquet")) == []
+    assert list(small.settings.rounds_folder.rglob("*.parquet")) == []
 
 
 async def test_a_round_that_is_over_cannot_be_cancelled(start: Start) -> None:
@@ -310,17 +326,34 @@ async def test_a_round_that_is_over_cannot_be_cancelled(start: Start) -> None:
         await small.rounds.cancel(99, who="tess")
 
 
-async def test_a_round_that_is_being_judged_cannot_be_cancelled(start: Start) -> None:
-    """Its adapter may be answering already; what is left to say then is a rollback."""
+@pytest.mark.parametrize("moment", ["score", "prepare"])
+async def test_a_round_that_is_cancelled_while_it_is_judged_changes_nothing(start: Start, moment: str) -> None:
+    """Even when every replica holds its adapter already, and only the flip is left to do."""
+    small = await start([Done(samples=2)])
+    round = await small.ask_for_round()
+
+    async def cancel() -> None:
+        assert (await small.rounds.cancel(round.n, who="tess")).state is RoundState.CANCELLED
+
+    small.host.after[moment] = cancel
+    ended = await small.finish(round)
+    assert (ended.state, ended.reason, small.host.after) == (RoundState.CANCELLED, "cancelled by tess", {})
+    assert await small.answers_by() == {BASE}
+    assert (await small.store.route.read()).generation == 0
+    assert (await small.rounds.preview()).pairs == 2, "its pairs are free again"
+
+
+async def test_a_round_whose_adapter_answers_already_cannot_be_cancelled(start: Start) -> None:
+    """What is left to say then is a rollback."""
     small = await start()
     round = await small.ask_for_round()
 
     async def meanwhile() -> None:
         with pytest.raises(Conflict) as refused:
             await small.rounds.cancel(round.n, who="tess")
-        assert refused.value.code == "round_judging"
+        assert refused.value.code == "round_promoted"
 
-    small.host.after["prepare"] = meanwhile
+    small.host.after["flip"] = meanwhile
     assert (await small.finish(round)).state is RoundState.PROMOTED
     assert small.host.after == {}
 

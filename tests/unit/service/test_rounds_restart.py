@@ -80,6 +80,113 @@ async def test_a_conductor_killed_in_the_middle_is_replaced_by_one_that_finishes
     assert [adapter.name for adapter in await small.store.adapters.list()] == [ended.adapter]
 
 
+# The second flip of a round with a canary of one step is its promotion.
+OF_CANARY: dict[str, Arrange] = {
+    "before the replicas prepare the candidate": lambda small: small.host.before.update(prepare=_die),
+    "after the replicas prepared the candidate": lambda small: small.host.after.update(prepare=_die),
+    "after the share was written": lambda small: small.host.before.update(flip=_die),
+    "after the replicas heard of the share": lambda small: small.host.after.update(flip=_die),
+    "after the promotion was written": lambda small: small.host.after.update(flip=_arm(small, small.host.before)),
+    "after the replicas heard of the promotion": lambda small: small.host.after.update(
+        flip=_arm(small, small.host.after)
+    ),
+}
+
+
+def _arm(small: SmallService, events: dict[str, Callable[[], Awaitable[None]]]) -> Callable[[], Awaitable[None]]:
+    """Nothing happens now, and the next flip kills."""
+
+    async def arm() -> None:
+        asyncio.get_running_loop().call_soon(lambda: events.update(flip=_die))
+
+    return arm
+
+
+@pytest.fixture
+async def careful(store: Store, tmp_path: Path) -> SmallService:
+    """Its rounds wait for an operator, then for one request of their canary."""
+    sections = {
+        "rounds": {"approval": "always"},
+        "canary": {"steps": (0.999,), "soak_minutes": 0, "min_requests": 1},
+        "watch": {"minutes": 60},
+    }
+    small = await SmallService.start(store, tmp_path, sections=sections)
+    await small.like(*QUESTIONS)
+    return small
+
+
+async def _to_the_end(small: SmallService, n: int) -> None:
+    """As operators, replicas and users would: approve what waits for it, read the route, and ask."""
+    while not (round := await small.store.rounds.get(n)).state.final:
+        if round.state is RoundState.AWAITING_APPROVAL and round.approved_by is None:
+            await small.rounds.approve(n, who="tess", reason=None)
+        if round.state is RoundState.CANARY:
+            for replica in small.host.replicas.values():
+                await replica.reconcile()
+            await small.answers_by()
+        await small.rounds.step()
+
+
+@pytest.mark.parametrize("arrange", OF_CANARY.values(), ids=OF_CANARY.keys())
+async def test_a_conductor_killed_in_a_canary_is_replaced_by_one_that_finishes(
+    careful: SmallService, arrange: Arrange
+) -> None:
+    arrange(careful)
+    round = await careful.ask_for_round()
+    with pytest.raises(Killed):
+        await _to_the_end(careful, round.n)
+    careful.restart_conductor()
+    await _to_the_end(careful, round.n)
+    ended = await careful.store.rounds.get(round.n)
+    assert ended.state is RoundState.PROMOTED, ended.reason
+    route = await careful.store.route.read()
+    assert (route.stable, route.candidate, route.generation) == (ended.adapter, None, 2), "each change once"
+    assert [entry.action for entry in await careful.store.audit.list()] == ["promote", "split", "approve"]
+    for replica in careful.host.replicas.values():
+        await replica.reconcile()
+    assert await careful.answers_by() == {ended.adapter}
+    assert ended.watch is not None
+    assert ended.watch["open"]
+
+
+async def test_a_new_conductor_after_every_step_comes_through_approval_canary_and_watch(careful: SmallService) -> None:
+    round = await careful.ask_for_round()
+    states: list[RoundState] = []
+    while not round.state.final:
+        states.append(round.state)
+        if round.state is RoundState.AWAITING_APPROVAL:
+            await careful.rounds.approve(round.n, who="tess", reason=None)
+        if round.state is RoundState.CANARY:
+            await careful.answers_by()
+        careful.restart_conductor()
+        await careful.rounds.step()
+        await careful.rounds.settle()
+        round = await careful.store.rounds.get(round.n)
+    assert list(dict.fromkeys(states)) == [state for state in RoundState if not state.final]
+    assert round.state is RoundState.PROMOTED
+
+
+@pytest.mark.parametrize("state", [state for state in RoundState if not state.final])
+async def test_a_round_can_be_cancelled_in_every_state_by_a_conductor_that_has_just_started(
+    careful: SmallService, state: RoundState
+) -> None:
+    round = await careful.ask_for_round()
+    while round.state is not state:
+        if round.state is RoundState.AWAITING_APPROVAL:
+            await careful.rounds.approve(round.n, who="tess", reason=None)
+        await careful.rounds.step()
+        round = await careful.store.rounds.get(round.n)
+    careful.restart_conductor()
+    assert (await careful.rounds.cancel(round.n, who="tess")).state is RoundState.CANCELLED
+    assert await careful.rounds.step() is None
+    assert careful.trainer.running == set()
+    assert await careful.answers_by() == {BASE}
+    assert (await careful.rounds.preview()).pairs == 2
+    started = await careful.ask_for_round()
+    await _to_the_end(careful, started.n)
+    assert (await careful.store.rounds.get(started.n)).state is RoundState.PROMOTED, "the next one has the way free"
+
+
 async def test_a_killed_attempt_and_a_killed_conductor_together_cost_one_attempt(small: SmallService) -> None:
     small.trainer.before["start"] = _die
     round = await small.ask_for_round()

@@ -87,3 +87,24 @@ async def test_a_fenced_attempt_publishes_nothing(store: Store, start_round: Sta
 async def test_an_unknown_adapter_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="policy-0009"):
         await store.adapters.get("policy-0009-ffffffff")
+
+
+async def test_a_lease_is_asked_for_what_is_not_published_too(store: Store) -> None:
+    """A candidate on trial is leased as well: nobody deletes it, for its files are a round's."""
+    await store.adapters.publish(_adapter(1), fence=None)
+    await store.adapters.lease("one", frozenset({_adapter(1).name, _adapter(2).name}), 60)
+    await store.adapters.lease("one", frozenset(), 60)
+    assert await store.adapters.delete_unneeded(0, who="retention") == (_adapter(1).name,)
+    assert await store.adapters.published() == frozenset()
+    assert (await store.adapters.get(_adapter(1).name)).deleted_at is not None
+
+
+async def test_leases_of_many_replicas_at_once_do_not_get_in_each_others_way(store: Store) -> None:
+    names = frozenset(_adapter(ordinal).name for ordinal in range(1, 5))
+    for ordinal in range(1, 5):
+        await store.adapters.publish(_adapter(ordinal), fence=None)
+    await asyncio.gather(
+        *(store.adapters.lease(f"replica {number % 4}", names, 60) for number in range(12)),
+        *(store.adapters.delete_unneeded(4, who="retention") for _ in range(3)),
+    )
+    assert await store.adapters.published() == names

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -69,3 +70,25 @@ async def test_text_that_a_database_cannot_hold_does_not_lose_the_answer(
 def test_the_prompt_digest_is_over_little_endian_32_bit_integers() -> None:
     assert prompt_digest((1, 258)) == hashlib.sha256(b"\x01\0\0\0\x02\x01\0\0").hexdigest()
     assert prompt_digest([1, 258]) == prompt_digest((1, 258)) != prompt_digest((258, 1))
+
+
+async def test_a_request_that_did_not_finish_is_kept_with_how_it_ended_and_how_long_it_took(
+    store: Store, database_engine: Engine, make_completion: MakeCompletion
+) -> None:
+    half = make_completion("chatcmpl-1", "hal", outcome="cancelled", first_token_seconds=0.5, seconds=2.0)
+    await store.completions.record(half)
+    row, (answer,) = _kept(database_engine)
+    assert (row.outcome, row.first_token_seconds, row.seconds) == ("cancelled", 0.5, 2.0)
+    assert answer.tokens == len(half.choices[0].token_ids)
+
+
+async def test_a_request_that_broke_is_kept_without_choices_and_beside_others(
+    store: Store, database_engine: Engine, make_completion: MakeCompletion
+) -> None:
+    broken = make_completion("chatcmpl-1", outcome="failed", prompt_token_ids=()).model_copy(update={"choices": ()})
+    await asyncio.gather(store.completions.record(broken), store.completions.record(make_completion("chatcmpl-2")))
+    with database_engine.connect() as connection:
+        outcomes = {row.id: row.outcome for row in connection.execute(select(completions))}
+        answered = [row.completion_id for row in connection.execute(select(choices))]
+    assert outcomes == {"chatcmpl-1": "failed", "chatcmpl-2": "finished"}
+    assert answered == ["chatcmpl-2"]

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import Engine, select
 
 from service.contracts import Role
-from service.errors import NotFound
+from service.errors import BadRequest, NotFound
+from service.limiting.settings import LimitSettings
 from service.postgres.sessions import Sessions
 from service.store.keys import Keys
 from service.store.known_keys import FRESH_SECONDS, KnownKeys
@@ -21,6 +22,14 @@ async def test_an_issued_key_is_recognised_with_its_role_and_app(store: Store, r
     assert await store.keys.verify(presented) == key
 
 
+async def test_a_key_keeps_the_limits_it_was_issued_with(store: Store) -> None:
+    limits = LimitSettings(requests_per_minute=7, concurrent_requests=2)
+    key, presented = await store.keys.issue(Role.APP, "shop", limits)
+    assert key.limits == limits
+    assert await store.keys.verify(presented) == key
+    assert await store.keys.list() == (key,)
+
+
 async def test_a_key_names_its_role_and_id_and_holds_256_random_bits(store: Store) -> None:
     key, presented = await store.keys.issue(Role.OPERATOR, "ops")
     assert re.fullmatch(rf"hel_operator_{key.id}_[A-Za-z0-9_-]{{43}}", presented)
@@ -32,6 +41,23 @@ async def test_the_secret_is_nowhere_in_the_database(store: Store, database_engi
         row = connection.execute(select(keys)).one()
     secret = presented.split("_", 3)[3]
     assert all(secret not in str(value) for value in row)
+
+
+async def test_a_key_that_was_made_elsewhere_is_let_in_once(store: Store) -> None:
+    made = f"hel_operator_0123456789ab_{'x' * 43}"
+    await store.keys.adopt(Role.OPERATOR, "first", made)
+    await store.keys.adopt(Role.OPERATOR, "first", made)
+    key = await store.keys.verify(made)
+    assert key is not None
+    assert (key.role, key.app) == (Role.OPERATOR, "first")
+    assert await store.keys.list() == (key,)
+
+
+@pytest.mark.parametrize("made", ["", "secret", f"hel_app_0123456789ab_{'x' * 43}", f"hel_operator_1_{'x' * 43}"])
+async def test_what_has_not_a_keys_form_is_not_let_in(store: Store, made: str) -> None:
+    with pytest.raises(BadRequest, match="a first key for the role 'operator' reads hel_operator_"):
+        await store.keys.adopt(Role.OPERATOR, "first", made)
+    assert await store.keys.list() == ()
 
 
 async def test_every_other_text_opens_nothing(store: Store) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.contracts import Adapter
-from service.errors import NotFound, PreconditionFailed
+from service.errors import Conflict, NotFound, PreconditionFailed
 from service.store.store import Store
 from serving.contracts import Route
 
@@ -72,6 +72,21 @@ async def test_an_adapter_that_was_never_published_cannot_be_served(store: Store
     with pytest.raises(NotFound, match="policy-0009"):
         await store.route.change(0, Route(generation=1, stable="policy-0009-ffffffff"), **AUDITED)
     assert (await store.route.read()).generation == 0
+
+
+async def test_an_adapter_whose_files_were_deleted_cannot_be_served(store: Store) -> None:
+    await store.adapters.delete_unneeded(1, who="retention")
+    with pytest.raises(Conflict, match=r"retention\.adapters_kept") as refused:
+        await store.route.change(0, Route(generation=1, stable=SECOND, candidate=FIRST), **AUDITED)
+    assert refused.value.code == "adapter_deleted"
+    assert (await store.route.read()).generation == 0
+
+
+async def test_shares_are_kept(store: Store) -> None:
+    split = Route(
+        generation=1, stable=FIRST, candidate=SECOND, candidate_share=0.05, baseline="base", baseline_share=0.01
+    )
+    assert await store.route.change(0, split, **AUDITED) == split == await store.route.read()
 
 
 async def test_the_audit_lists_the_newest_first_and_continues_behind_an_entry(store: Store) -> None:

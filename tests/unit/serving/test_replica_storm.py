@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from pathlib import Path
 
 from serving.contracts import BASE, Caller, ChatAnswer, Route
@@ -90,3 +92,64 @@ async def _text(answer: ChatAnswer) -> str:
         return "".join([text_of(event) async for event in answer.stream])
     assert answer.body is not None
     return answer.body["choices"][0]["message"]["content"]
+
+
+async def test_splits_rollbacks_and_names_at_once_answer_each_request_as_some_route_since_it_began(
+    tmp_path: Path,
+) -> None:
+    """One replica, whose polls read the row at any moment, while adapters are asked for by name as well."""
+    dice = random.Random(7)
+    published = [write_adapter(tmp_path / f"published-{ordinal}", ordinal) for ordinal in range(1, 6)]
+    names = [files.name for files in published]
+    journal, engine = FakeJournal(*published), FakeEngine(capacity=6, tokens=SHORT)
+    replica = Replica("one", engine, journal, tmp_path / "cache", ServingSettings())
+    await replica.start()
+    routes = [journal.current]
+    faults: list[str] = []
+    answered: Counter[str] = Counter()
+    over = asyncio.Event()
+
+    async def client(number: int) -> None:
+        while not over.is_set():
+            began = replica.status().generation  # and so the place of its route in the list
+            model = names[number] if number < 2 else ("policy", "policy@stable")[number % 2]
+            body = BODY | {"model": model, "stream": number % 3 == 0, "user": f"user {dice.randrange(50)}"}
+            try:
+                answer = await replica.chat(body, Caller(app="shop"))
+            except NoRoom:
+                if number >= 2:
+                    faults.append(f"{model} was turned away")
+                answered["turned away"] += 1
+                await asyncio.sleep(0)
+                continue
+            places = {(r.candidate, r.baseline) if model == "policy" else () for r in routes[began:]}
+            allowed = {model, *(r.stable for r in routes[began:]), *(place for two in places for place in two)}
+            if authors(await _text(answer)) != {answer.adapter} or answer.adapter not in allowed:
+                faults.append(f"{model} was answered by {answer.adapter}, which is none of {allowed}")
+            answered[model if model in names else answer.adapter] += 1
+
+    async def poll() -> None:
+        while not over.is_set():
+            await replica.reconcile()
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(client(number)) for number in range(CLIENTS)] + [asyncio.create_task(poll())]
+    for generation in range(1, 41):
+        stable, candidate = dice.sample(names, 2)
+        share = dice.choice([0.0, 0.3, 0.7])
+        route = Route(
+            generation=generation, stable=stable, previous=routes[-1].stable, candidate=candidate,
+            candidate_share=share, baseline=BASE, baseline_share=0.2,
+        )  # fmt: skip
+        routes.append(route)
+        journal.current = route
+        if dice.random() < 0.7:  # the others are found by polling
+            await replica.flip(route)
+        await until(lambda generation=generation: replica.status().generation == generation or bool(faults))
+    over.set()
+    await asyncio.gather(*tasks)
+    assert faults == []
+    assert len(answered) > len(names)
+    assert replica.status().in_flight == {}
+    await replica.reconcile()
+    assert routes[-1].wanted() <= engine.loaded

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 
 from serving.adapters import WEIGHTS
-from serving.contracts import BASE, AdapterFiles, Caller, ChatAnswer, Route
-from serving.errors import AdapterRefused, NoRoom, UnknownModel
+from serving.contracts import BASE, AdapterFiles, Route
+from serving.errors import NoRoom
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.adapter_files import flip_byte, write_adapter
-from tests.fakes import EngineDead, FakeEngine, FakeJournal, authors, text_of, until
-
-SHOP = Caller(app="shop")
-BODY = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
+from tests.fakes import FakeEngine, FakeJournal, authors, until
+from tests.replica_acts import BODY, SHOP, begin, finish, promote
 
 
 @pytest.fixture(scope="module")
@@ -42,28 +39,6 @@ async def replica(engine: FakeEngine, journal: FakeJournal, tmp_path: Path) -> R
     replica = Replica("one", engine, journal, tmp_path, ServingSettings())
     await replica.start()
     return replica
-
-
-async def promote(journal: FakeJournal, replica: Replica, name: str) -> None:
-    """What the registry does, on one replica."""
-    prepared = await replica.prepare(name)
-    assert prepared.error is None
-    journal.current = Route(generation=journal.current.generation + 1, stable=name, previous=journal.current.stable)
-    assert (await replica.flip(journal.current)).stable == name
-
-
-async def begin(replica: Replica) -> ChatAnswer:
-    """A stream that has given its first token."""
-    answer = await replica.chat(BODY | {"stream": True}, SHOP)
-    assert answer.stream is not None
-    assert authors(text_of(await anext(answer.stream))) == {answer.adapter}
-    return answer
-
-
-async def finish(answer: ChatAnswer) -> set[str]:
-    """The adapters that wrote the rest of the stream."""
-    assert answer.stream is not None
-    return {author async for event in answer.stream for author in authors(text_of(event))}
 
 
 # --- the flip -----------------------------------------------------------------------------------------
@@ -142,6 +117,61 @@ async def test_a_rollback_is_only_a_flip(
     assert engine.history == loads
 
 
+async def test_a_flip_to_what_is_loaded_waits_for_no_load(
+    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
+) -> None:
+    """Not even for one turn of the event loop."""
+    old, new, slow = (files.name for files in published[:3])
+    await promote(journal, replica, old)
+    assert (await replica.prepare(new)).error is None
+    engine.loading.clear()
+    preparing = asyncio.create_task(replica.prepare(slow))
+    await until(lambda: replica.status().in_flight == {slow: 1})
+    flip = replica.flip(Route(generation=2, stable=new, previous=old))
+    with pytest.raises(StopIteration) as done:
+        flip.send(None)
+    assert done.value.value.stable == new
+    assert not preparing.done()
+    engine.loading.set()
+    assert (await preparing).error is None
+
+
+async def test_a_rollback_overtakes_a_flip_that_still_loads(
+    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
+) -> None:
+    old, new, slow = (files.name for files in published[:3])
+    await promote(journal, replica, old)
+    await promote(journal, replica, new)
+    engine.loading.clear()
+    late = asyncio.create_task(replica.flip(Route(generation=3, stable=slow, previous=new)))
+    await until(lambda: not late.done() and slow in replica.status().wanted)
+    assert (await replica.flip(Route(generation=4, stable=old, previous=new))).stable == old
+    engine.loading.set()
+    status = await late
+    assert (status.generation, status.stable) == (4, old)
+
+
+async def test_a_load_whose_caller_goes_away_ends_all_the_same(
+    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
+) -> None:
+    name = published[0].name
+    engine.loading.clear()
+    calls = [
+        asyncio.create_task(replica.chat(BODY | {"model": name}, SHOP)),
+        asyncio.create_task(replica.prepare(name)),
+    ]
+    await until(lambda: replica.status().in_flight == {name: 2})
+    for call in calls:
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert replica.status().in_flight == {}
+    engine.loading.set()
+    assert (await replica.prepare(published[1].name)).error is None  # its turn comes after that load's
+    assert engine.history[:2] == [("load", name), ("warm_up", name)]
+    assert name in replica.status().loaded
+
+
 # --- what goes wrong while preparing ------------------------------------------------------------------
 
 
@@ -208,13 +238,28 @@ async def test_an_abandoned_adapter_is_unloaded(
     assert engine.loaded == {published[0].name}, "what answers is never abandoned"
 
 
-async def test_the_next_prepare_replaces_one_that_nobody_took_up(
-    replica: Replica, engine: FakeEngine, published: list[AdapterFiles]
+async def test_what_was_prepared_and_not_taken_up_gives_its_place_to_the_next(
+    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
 ) -> None:
-    await replica.prepare(published[0].name)
-    await replica.prepare(published[1].name)
+    """A Conductor that dies between the phases leaves it behind."""
+    stable, previous, *left, wanted = (files.name for files in published[:5])
+    journal.current = Route(generation=1, stable=stable, previous=previous)
+    for name in left:
+        assert (await replica.prepare(name)).error is None
     await replica.reconcile()
-    assert engine.loaded == {published[1].name}
+    assert engine.loaded == {stable, previous, *left}
+    assert (await replica.prepare(wanted)).error is None
+    assert engine.loaded == {stable, previous, left[1], wanted}
+
+
+async def test_what_was_prepared_and_not_taken_up_goes_after_a_while(
+    engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles], tmp_path: Path
+) -> None:
+    replica = Replica("one", engine, journal, tmp_path, ServingSettings(idle_adapter_seconds=0))
+    await replica.start()
+    await replica.prepare(published[0].name)
+    await replica.reconcile()
+    assert engine.loaded == set()
 
 
 # --- unloading ----------------------------------------------------------------------------------------
@@ -255,121 +300,13 @@ async def test_when_every_place_is_in_use_a_prepare_finds_no_room(
     assert (await replica.prepare(published[4].name)).error is None
 
 
-async def test_an_adapter_on_its_way_out_takes_no_new_requests(
+async def test_an_adapter_on_its_way_out_takes_no_new_requests_before_it_is_back(
     replica: Replica, engine: FakeEngine, published: list[AdapterFiles]
 ) -> None:
     name = published[0].name
     await replica.prepare(name)
     leaving = asyncio.create_task(replica.abandon(name))
     await until(lambda: ("unload", name) in engine.history)
-    with pytest.raises(UnknownModel):
-        await replica.chat(BODY | {"model": name}, SHOP)
+    assert (await replica.chat(BODY | {"model": name}, SHOP)).adapter == name
     await leaving
-
-
-# --- catching up --------------------------------------------------------------------------------------
-
-
-async def test_a_missed_flip_is_caught_up_by_reading_the_route(
-    replica: Replica, journal: FakeJournal, published: list[AdapterFiles]
-) -> None:
-    journal.current = Route(generation=5, stable=published[1].name, previous=published[0].name)
-    await replica.reconcile()
-    status = replica.status()
-    assert (status.generation, status.stable, status.error) == (5, published[1].name, None)
-    assert status.loaded == tuple(sorted(files.name for files in published[:2]))
-
-
-async def test_a_replica_that_missed_several_flips_catches_up_when_there_is_room_and_never_half(
-    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
-) -> None:
-    names = [files.name for files in published[:5]]
-    await promote(journal, replica, names[0])
-    engine.flowing.clear()
-    stream = await begin(replica)
-    await promote(journal, replica, names[1])
-    await promote(journal, replica, names[2])
-    journal.current = Route(generation=9, stable=names[3], previous=names[4])
-    await replica.reconcile()  # three places are taken, and two are needed
-    engine.flowing.set()
-    assert (replica.status().generation, (await replica.chat(BODY, SHOP)).adapter) == (3, names[2])
-    assert await finish(stream) == {names[0]}
-    await replica.reconcile()
-    assert engine.loaded == set(names[3:])
-    assert (replica.status().error, (await replica.chat(BODY, SHOP)).adapter) == (None, names[3])
-
-
-async def test_flips_and_polls_at_the_same_time_leave_the_route_loaded(
-    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
-) -> None:
-    """A poll that still read the old route must not take away what a flip is loading for the new one."""
-    for generation, (stable, previous) in enumerate(itertools.pairwise(files.name for files in published[:12]), 1):
-        polls = [asyncio.create_task(replica.reconcile()) for _ in range(3)]
-        flip = asyncio.create_task(replica.flip(Route(generation=generation, stable=stable, previous=previous)))
-        polls += [asyncio.create_task(replica.reconcile()) for _ in range(3)]
-        await asyncio.gather(flip, *polls)
-        assert engine.loaded >= {stable, previous}
-        assert (await replica.chat(BODY, SHOP)).adapter == stable
-        journal.current = Route(generation=generation, stable=stable, previous=previous)
-
-
-async def test_while_it_cannot_catch_up_a_replica_serves_on_and_says_why(
-    replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
-) -> None:
-    await promote(journal, replica, published[0].name)
-    engine.unloadable.add(published[1].name)
-    journal.current = Route(generation=2, stable=published[1].name, previous=published[0].name)
-    await replica.reconcile()
-    status = replica.status()
-    assert status.error is not None
-    assert published[1].name in status.error
-    assert (status.generation, (await replica.chat(BODY, SHOP)).adapter) == (1, published[0].name)
-    engine.unloadable.clear()
-    await replica.reconcile()
-    assert (replica.status().generation, replica.status().error) == (2, None)
-
-
-async def test_without_the_store_a_replica_serves_what_it_has(
-    replica: Replica, journal: FakeJournal, published: list[AdapterFiles]
-) -> None:
-    await promote(journal, replica, published[0].name)
-    journal.away = True
-    await replica.reconcile()
-    status = replica.status()
-    assert (status.stable, status.error) == (published[0].name, "ConnectionError: the store is away")
-    journal.away = False
-    await replica.reconcile()
-    assert replica.status().error is None
-
-
-# --- starting -----------------------------------------------------------------------------------------
-
-
-async def test_a_starting_replica_loads_what_the_route_names_before_it_is_ready(
-    engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles], tmp_path: Path
-) -> None:
-    stable, previous = published[0].name, published[1].name
-    journal.current = Route(generation=7, stable=stable, previous=previous)
-    replica = Replica("one", engine, journal, tmp_path, ServingSettings())
-    await replica.start()
-    assert engine.loaded == {stable, previous}
-    assert set(engine.history) == {(what, name) for what in ("load", "warm_up") for name in (stable, previous)}
-    assert (await replica.chat(BODY, SHOP)).adapter == stable
-
-
-@pytest.mark.parametrize("fault", ["corrupt", "unknown", "no token"])
-async def test_a_replica_whose_route_cannot_be_served_does_not_start(
-    engine: FakeEngine, journal: FakeJournal, tmp_path: Path, fault: str
-) -> None:
-    spoiled = write_adapter(tmp_path / "spoiled", ordinal=99)
-    journal.current = Route(generation=1, stable=spoiled.name)
-    if fault != "unknown":
-        journal.adapters[spoiled.name] = spoiled
-    if fault == "corrupt":
-        flip_byte(Path(spoiled.directory) / WEIGHTS)
-    if fault == "no token":
-        engine.unusable.add(spoiled.name)
-    replica = Replica("one", engine, journal, tmp_path / "cache", ServingSettings())
-    with pytest.raises((AdapterRefused, EngineDead), match=spoiled.name):
-        await replica.start()
-    assert engine.loaded == set()
+    assert [what for what, _ in engine.history] == ["load", "warm_up", "unload", "load", "warm_up"]

@@ -17,6 +17,7 @@ from tests import tiny_models
 from tests.round_specs import round_spec
 from training.contracts import HELD_OUT, TRAIN, LoraSpec, RoundSpec
 from training.examples import Examples, ExamplesWriter
+from training.folder import Folder, open_folder
 from training.pairs import Example, Pair, Thumb
 from training.plan import Plan, Sizes, make_plan
 from training.policy import Policy, load_policy
@@ -36,6 +37,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["local", "object store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """One that does not exist yet: of this machine, and of a store that fsspec opens."""
+    local = request.param == "local"
+    return open_folder(str(tmp_path / "new" / "folder") if local else f"memory://{tmp_path}/folder")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import torch
 from tests.unit.training.conftest import MakeSpec, plan_of, random_pairs, random_rows, written
 from training.checkpoint import KEPT, Checkpoints
 from training.contracts import TRAIN, Progress, RoundSpec, StepMetrics
+from training.folder import Folder, open_folder
 from training.learn import learn
 from training.policy import Policy
 from training.reporting import NOT_LEARNED_FROM
@@ -94,19 +95,15 @@ def make_descent(make_spec: MakeSpec, moved_policy: Callable[[str], Policy], tmp
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path, make_descent: MakeDescent) -> Checkpoints:
+def checkpoints(folder: Folder, make_descent: MakeDescent) -> Checkpoints:
     """Those of a whole descent that wrote one after each step."""
-    made, (descent, policy) = Checkpoints(tmp_path / "checkpoints", "identity"), make_descent()
+    made, (descent, policy) = Checkpoints(folder, "identity"), make_descent()
     descent.run(lambda step: None, lambda: made.save(policy, descent))
     return made
 
 
-def files(checkpoints: Checkpoints) -> list[Path]:
-    return sorted(checkpoints.directory.iterdir())
-
-
 def test_the_latest_two_are_kept_and_the_last_is_restored(checkpoints: Checkpoints, make_descent: MakeDescent) -> None:
-    assert [path.name[:13] for path in files(checkpoints)] == ["step-00000003", "step-00000004"]
+    assert [name[:13] for name in checkpoints.folder.names()] == ["step-00000003", "step-00000004"]
     assert KEPT == 2
     descent, policy = make_descent()
     assert checkpoints.restore(policy, descent, ALONE) == 4
@@ -118,10 +115,10 @@ def test_the_latest_two_are_kept_and_the_last_is_restored(checkpoints: Checkpoin
 def test_a_damaged_one_is_passed_over_for_the_one_before(
     checkpoints: Checkpoints, make_descent: MakeDescent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged = files(checkpoints)[-1]
-    content = bytearray(damaged.read_bytes())
+    damaged = checkpoints.folder.names()[-1]
+    content = bytearray(checkpoints.folder.read(damaged) or b"")
     content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    checkpoints.folder.write(damaged, bytes(content))
     descent, policy = make_descent()
     assert checkpoints.restore(policy, descent, ALONE) == 3
     assert f"{damaged} is damaged" in caplog.text
@@ -135,8 +132,8 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
 def test_without_any_sound_one_the_round_begins_again(
     left_bytes: int, checkpoints: Checkpoints, make_descent: MakeDescent
 ) -> None:
-    for path in files(checkpoints):
-        path.write_bytes(path.read_bytes()[:left_bytes])
+    for name in checkpoints.folder.names():
+        checkpoints.folder.write(name, (checkpoints.folder.read(name) or b"")[:left_bytes])
     descent, policy = make_descent()
     before = policy.weights()
     assert checkpoints.restore(policy, descent, ALONE) is None
@@ -147,7 +144,7 @@ def test_without_any_sound_one_the_round_begins_again(
 def test_one_of_other_settings_is_not_used_and_does_not_crowd_out_new_ones(
     checkpoints: Checkpoints, make_descent: MakeDescent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other, (descent, policy) = Checkpoints(checkpoints.directory, "other settings"), make_descent()
+    other, (descent, policy) = Checkpoints(checkpoints.folder, "other settings"), make_descent()
     with caplog.at_level(logging.WARNING):
         assert other.restore(policy, descent, ALONE) is None
     assert "belongs to other pairs, settings or another machine" in caplog.text
@@ -162,24 +159,30 @@ def save_and_die(checkpoints: Checkpoints, policy: Policy, descent: Descent) -> 
     raise Killed
 
 
-def test_a_file_that_was_never_completed_is_ignored(checkpoints: Checkpoints, make_descent: MakeDescent) -> None:
-    newest = files(checkpoints)[-1]
+def test_a_file_that_was_never_completed_is_ignored_and_goes_with_the_rest(
+    tmp_path: Path, make_descent: MakeDescent
+) -> None:
+    directory = tmp_path / "checkpoints"
+    made, (descent, policy) = Checkpoints(open_folder(str(directory)), "identity"), make_descent()
+    descent.run(lambda step: None, lambda: made.save(policy, descent))
+    newest = max(directory.iterdir())
     newest.rename(newest.with_name(f".{newest.name}.123.partial"))
-    descent, policy = make_descent()
-    assert checkpoints.restore(policy, descent, ALONE) == 3
+    assert made.restore(policy, descent, ALONE) == 3
+    made.remove()
+    assert list(directory.iterdir()) == []
 
 
 def test_what_is_no_checkpoint_stays_when_they_are_removed(checkpoints: Checkpoints) -> None:
-    others = [checkpoints.directory / name for name in ("reference.safetensors", "step-1.safetensors")]
-    for path in others:
-        path.touch()
+    others = ["reference.safetensors", "step-1.safetensors"]
+    for name in others:
+        checkpoints.folder.write(name, b"x")
     checkpoints.remove()
-    assert files(checkpoints) == others
+    assert checkpoints.folder.names() == others
 
 
-def test_there_is_nothing_to_go_on_from_at_first(tmp_path: Path, make_descent: MakeDescent) -> None:
+def test_there_is_nothing_to_go_on_from_at_first(folder: Folder, make_descent: MakeDescent) -> None:
     descent, policy = make_descent()
-    assert Checkpoints(tmp_path / "nowhere", "identity").restore(policy, descent, ALONE) is None
+    assert Checkpoints(folder, "identity").restore(policy, descent, ALONE) is None
 
 
 def test_the_spec_says_where_checkpoints_are_and_that_changes_no_identity(make_spec: MakeSpec) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tests.unit.training.conftest import MakeSpec, written
 from training.contracts import Evaluation
-from training.evaluate import discordant, evaluate, evaluation_metrics
+from training.evaluate import discordant, evaluate, evaluation_metrics, outcomes
 from training.examples import Examples
 from training.metrics import Loss
+from training.outcomes import Outcome
 from training.pairs import Pair, Thumb
 
 
@@ -45,6 +46,13 @@ def test_a_policy_is_judged_by_its_pairs(examples: Examples) -> None:
     assert evaluate(CANDIDATE, examples).model_dump() == pytest.approx(
         {"pairs": 3, "accuracy": 2 / 3, "mean_margin": 2 / 3, "mean_logp_chosen": -11 / 6}
     )
+
+
+def test_each_pair_is_told_apart_and_thumbs_are_none(examples: Examples) -> None:
+    found = outcomes(CURRENT, CANDIDATE, examples)
+    assert found == [Outcome("a", 1.0, -1.0), Outcome("b", -1.0, 2.0), Outcome("c", 0.0, 1.0)]
+    gained = [outcome.gained for outcome in found]
+    assert (gained.count(1), gained.count(-1)) == discordant(CURRENT, CANDIDATE, examples)
 
 
 def test_pairs_that_only_one_policy_gets_right_are_counted(examples: Examples) -> None:

@@ -14,6 +14,7 @@ from tests.unit.training.conftest import HalfOfTwo, MakeSpec, plan_of, random_pa
 from training import lora
 from training.errors import ReferenceViolated
 from training.examples import Examples
+from training.folder import Folder
 from training.policy import Policy
 from training.reference import identity, is_exact, kept, require_equal
 from training.rows import Layout
@@ -102,31 +103,30 @@ def test_only_float32_on_a_cpu_is_exact() -> None:
     assert not is_exact(torch.device("cuda"), torch.float32)
 
 
-def test_kept_log_probs_are_loaded_and_never_taken_again(tmp_path: Path) -> None:
-    path, taken = tmp_path / "storage" / "reference.safetensors", torch.rand(4, 2, 2, dtype=torch.float64)
+def test_kept_log_probs_are_loaded_and_never_taken_again(folder: Folder) -> None:
+    taken = torch.rand(4, 2, 2, dtype=torch.float64)
     same = identity({"adapter": "a"})
-    assert kept(path, same, lambda: taken) is taken
-    again = kept(path, same, lambda: pytest.fail("taken from a policy that may have moved"))
+    assert kept(folder, same, lambda: taken) is taken
+    again = kept(folder, same, lambda: pytest.fail("taken from a policy that may have moved"))
     assert torch.equal(again, taken)
 
 
-def test_log_probs_of_another_identity_are_replaced(tmp_path: Path) -> None:
-    path, first, second = tmp_path / "reference.safetensors", torch.zeros(2, 2), torch.ones(2, 2)
-    kept(path, identity({"adapter": "a"}), lambda: first)
-    assert torch.equal(kept(path, identity({"adapter": "b"}), lambda: second), second)
-    assert torch.equal(kept(path, identity({"adapter": "b"}), lambda: first), second)
+def test_log_probs_of_another_identity_are_replaced(folder: Folder) -> None:
+    first, second = torch.zeros(2, 2), torch.ones(2, 2)
+    kept(folder, identity({"adapter": "a"}), lambda: first)
+    assert torch.equal(kept(folder, identity({"adapter": "b"}), lambda: second), second)
+    assert torch.equal(kept(folder, identity({"adapter": "b"}), lambda: first), second)
 
 
-def test_all_workers_take_when_one_of_them_has_no_file(tmp_path: Path) -> None:
-    path, stored, taken = tmp_path / "reference.safetensors", torch.zeros(2, 2), torch.ones(2, 2)
-    kept(path, "same", lambda: stored)
+def test_all_workers_take_when_one_of_them_has_no_file(folder: Folder) -> None:
+    stored, taken = torch.zeros(2, 2), torch.ones(2, 2)
+    kept(folder, "same", lambda: stored)
     alone = HalfOfTwo(0, 2, ALONE.device, heard=[torch.tensor(0.0)])  # the other one has found nothing
-    assert torch.equal(kept(path, "same", lambda: taken, alone), taken)
+    assert torch.equal(kept(folder, "same", lambda: taken, alone), taken)
     together = HalfOfTwo(1, 2, ALONE.device, heard=[torch.tensor(1.0)])
-    assert torch.equal(kept(path, "same", lambda: stored, together), taken)
+    assert torch.equal(kept(folder, "same", lambda: stored, together), taken)
 
 
-def test_only_the_first_worker_writes_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "reference.safetensors"
-    kept(path, "same", lambda: torch.zeros(2, 2), HalfOfTwo(1, 2, ALONE.device))
-    assert not path.exists()
+def test_only_the_first_worker_writes_the_file(folder: Folder) -> None:
+    kept(folder, "same", lambda: torch.zeros(2, 2), HalfOfTwo(1, 2, ALONE.device))
+    assert folder.names() == []

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
+from service.store.audit import pseudonym
 from service.store.audit_chain import GENESIS, entry_digest
 
 revision = "0005"
@@ -38,6 +39,8 @@ def upgrade() -> None:
         sa.Column("detail", JSONB(), nullable=False),
         sa.Column("once", sa.Text()),
         sa.Column("attempts", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        _time("due_at"),
+        sa.Column("delivered_to", sa.ARRAY(sa.Text()), nullable=False, server_default=sa.text("'{}'")),
         sa.Column("delivered_at", sa.DateTime(timezone=True)),
         sa.Column("trouble", sa.Text()),
         sa.PrimaryKeyConstraint("seq", name="pk_alarms"),
@@ -57,14 +60,20 @@ def downgrade() -> None:
 
 
 def _chain_audit() -> None:
-    """Entries that are there already are chained in their order."""
+    """Entries that are there already are chained in their order; none names a person, for then it could not be kept."""
     op.add_column("audit", sa.Column("digest", sa.Text()))
     connection, digest = op.get_bind(), GENESIS
     rows = connection.execute(sa.text("SELECT seq, at, who, action, subject, detail FROM audit ORDER BY seq")).all()
     for seq, at, who, action, subject, detail in rows:
+        if "user" in detail:
+            user = detail.pop("user")
+            detail["person"] = pseudonym(user, detail.get("app")) if user else None
         digest = entry_digest(digest, at=at, who=who, action=action, subject=subject, detail=detail)
         connection.execute(
-            sa.text("UPDATE audit SET digest = :digest WHERE seq = :seq"), {"digest": digest, "seq": seq}
+            sa.text("UPDATE audit SET digest = :digest, detail = :detail WHERE seq = :seq").bindparams(
+                sa.bindparam("detail", type_=JSONB())
+            ),
+            {"digest": digest, "detail": detail, "seq": seq},
         )
     op.alter_column("audit", "digest", nullable=False)
 

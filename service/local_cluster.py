@@ -1,0 +1,94 @@
+"""This machine's Ray cluster, and both Serve applications in it.
+
+Knows how they are started and ended; what is in them is put together in `service/app.py`, and who owns the cluster's
+processes is said in `service/node.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray import serve
+
+from service.app import Blueprint, chat, operations
+from service.settings import ServerSettings
+from serving import ingress
+from serving.deployment import APPLICATION
+
+NAMESPACE = "heliotrope"
+OBJECT_STORE_BYTES = 128 << 20  # nothing large ever goes through Ray's object store
+_LOOK_SECONDS = 0.2
+
+# For every process of the cluster; they inherit it.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own is 15: chat would give way to every other process here, and hardly less to a round at 19.
+    "RAY_worker_niceness": "0",
+    # Engine and training share a laptop's cores: a thread that waits for the others must not spin meanwhile.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+@contextmanager
+def cluster(server: ServerSettings, *, cpus: int, drain_seconds: float) -> Iterator[None]:
+    """A Ray cluster of this machine alone, with Serve listening and no application yet. `cpus` are logical.
+
+    At its end no chat begins any more, and those under way have `drain_seconds`; KeyboardInterrupt cuts them off.
+    """
+    sockets = Path(tempfile.mkdtemp(prefix="heliotrope-"))  # not in the state folder: the path of a socket is short
+    with _variables(ENVIRONMENT | ingress.environment(server.ingress, sockets)):
+        try:
+            ray.init(
+                namespace=NAMESPACE,
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+            serve.start(http_options={"host": server.host, "port": server.port}, logging_config={"log_level": "ERROR"})
+            yield
+        finally:
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # whatever is left goes with the cluster
+                _drain(drain_seconds)
+            ray.shutdown()
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def deploy(blueprint: Blueprint) -> None:
+    """Returns when both applications are ready."""
+    # The Conductor first: it can say how things stand while the engines load.
+    serve.run(operations(blueprint), name="operations", route_prefix="/")
+    serve.run(chat(blueprint), name=APPLICATION, route_prefix="/v1")
+
+
+def _drain(seconds: float) -> None:
+    """Chat first: the Conductor can say meanwhile how things stand. Serve's own wait gives up after a minute."""
+    until = time.monotonic() + seconds
+    for name in (APPLICATION, "operations"):
+        serve.delete(name, _blocking=False)
+        while name in serve.status().applications and time.monotonic() < until:
+            threading.Event().wait(_LOOK_SECONDS)
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set in this process as long as the block lasts; what the caller has set already stays."""
+    missing = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

@@ -1,0 +1,163 @@
+"""Each overlay as it would be applied: its shape, its names, what it may do. No cluster is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.unit.k8s.checks import faults
+from tests.unit.k8s.rendering import KUBECTL, OVERLAYS, Object, named, objects
+from tests.unit.k8s.schemas import KUBERAY_SCHEMAS, shape_faults
+
+pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not here: the manifests cannot be rendered")
+
+
+@pytest.fixture(params=OVERLAYS)
+def overlay(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_object_has_the_shape_that_the_api_server_asks_for(overlay: str) -> None:
+    assert shape_faults(objects(overlay)) == []
+
+
+def test_names_meet_and_nothing_may_do_more_than_it_must(overlay: str) -> None:
+    assert faults(objects(overlay), overlay) == []
+
+
+def test_kuberays_schema_is_at_hand() -> None:
+    if not KUBERAY_SCHEMAS.is_dir():
+        pytest.skip("KubeRay's CRD schemas are not here (set KUBERAY_SCHEMAS): the RayService's shape was not checked")
+    assert (KUBERAY_SCHEMAS / "rayservice.v1.schema.json").is_file()
+
+
+# --- a broken manifest is found ---------------------------------------------------------------------------
+
+Break = Callable[[list[Object]], None]
+
+
+def ray(found: list[Object]) -> Any:
+    return named(found, "RayService", "heliotrope")["spec"]["rayClusterConfig"]
+
+
+def head(found: list[Object]) -> Any:
+    return ray(found)["headGroupSpec"]["template"]["spec"]
+
+
+def answering(found: list[Object]) -> Any:
+    return ray(found)["workerGroupSpecs"][0]["template"]["spec"]
+
+
+def edge(found: list[Object]) -> Any:
+    return named(found, "Deployment", "heliotrope-edge")["spec"]["template"]["spec"]
+
+
+def _settings(found: list[Object], old: str, new: str) -> None:
+    data = named(found, "ConfigMap", "heliotrope-settings")["data"]
+    assert old in data["heliotrope.toml"]
+    data["heliotrope.toml"] = data["heliotrope.toml"].replace(old, new)
+
+
+def _serve(found: list[Object], old: str, new: str) -> None:
+    spec = named(found, "RayService", "heliotrope")["spec"]
+    assert old in spec["serveConfigV2"]
+    spec["serveConfigV2"] = spec["serveConfigV2"].replace(old, new)
+
+
+def _without(found: list[Object], kind: str, name: str) -> None:
+    found.remove(named(found, kind, name))
+
+
+# Each is one mistake that a person makes, and a word of the fault that must name it.
+MISTAKES: dict[str, tuple[str, Break]] = {
+    "a container as root": ("may run as root", lambda o: head(o)["securityContext"].pop("runAsNonRoot")),
+    "a writable root": ("more than it must", lambda o: edge(o)["containers"][0]["securityContext"].clear()),
+    "service links": ("unknown settings", lambda o: answering(o).pop("enableServiceLinks")),
+    "an API token": ("a token", lambda o: edge(o).pop("automountServiceAccountToken")),
+    "no memory limit": ("how much CPU", lambda o: answering(o)["containers"][0]["resources"].pop("limits")),
+    "an image without a tag": ("not pinned", lambda o: edge(o)["containers"][0].update(image="haproxy")),
+    "the latest image": ("not pinned", lambda o: head(o)["containers"][0].update(image="heliotrope:latest")),
+    "the other overlay's image": ("not the one", lambda o: head(o)["containers"][0].update(image="heliotrope:1-rpi")),
+    "a lost volume": ("no volume", lambda o: head(o)["volumes"].pop()),
+    "a secret of another name": (
+        "does not exist",
+        lambda o: answering(o)["volumes"][1]["secret"].update(secretName="heliotrope-stores"),
+    ),
+    "a lost settings file": ("does not exist", lambda o: head(o)["volumes"][0]["configMap"].update(name="lost")),
+    "a selector that finds nothing": (
+        "selects no pod",
+        lambda o: named(o, "Service", "heliotrope-chat")["spec"]["selector"].update({"app.kubernetes.io/name": "x"}),
+    ),
+    "a port that nobody listens on": (
+        "listens on",
+        lambda o: named(o, "Service", "heliotrope-chat")["spec"]["ports"][0].update(targetPort="chatt"),
+    ),
+    "no readiness": ("whether it is ready", lambda o: edge(o)["containers"][0].pop("readinessProbe")),
+    "an open network": ("closes everything", lambda o: _without(o, "NetworkPolicy", "default-deny")),
+    "a closed hop": ("is closed to", lambda o: _without(o, "NetworkPolicy", "edge")),
+    "a policy about nobody": (
+        "is about no pod",
+        lambda o: named(o, "NetworkPolicy", "rounds")["spec"]["podSelector"].update(matchLabels={"a": "b"}),
+    ),
+    "the metadata service": (
+        "metadata service",
+        lambda o: named(o, "NetworkPolicy", "ray")["spec"]["egress"][1]["to"][0]["ipBlock"].pop("except"),
+    ),
+    "an unknown setting": ("extra_forbidden", lambda o: _settings(o, "replicas =", "replicass =")),
+    "settings that are no TOML": ("heliotrope.toml", lambda o: _settings(o, "[serving]", "[serving")),
+    "a secret file that is not mounted": (
+        "which no Secret brings",
+        lambda o: _settings(o, "store/url", "store/dsn"),
+    ),
+    "a resource that no node has": ("that the settings ask for", lambda o: _settings(o, '"training"', '"gpu"')),
+    "an unknown key for Serve": ("serveConfigV2", lambda o: _serve(o, "import_path", "import_pth")),
+    "a wrong route": ("serveConfigV2 runs", lambda o: _serve(o, "/v1", "/v2")),
+    "a function that is not there": ("serveConfigV2 runs", lambda o: _serve(o, "cluster:chat", "cluster:chatt")),
+    "settings read from elsewhere": ("not mounted", lambda o: _serve(o, "/etc/heliotrope/", "/etc/elsewhere/")),
+    "another Ray": ("the lock says", lambda o: ray(o).update(rayVersion="2.59.0")),
+    "fewer pods than replicas": (
+        "more replicas than pods",
+        lambda o: ray(o)["workerGroupSpecs"][0].update(maxReplicas=1),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "break_it"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named(overlay: str, fault: str, break_it: Break) -> None:
+    found = objects(overlay)
+    break_it(found)
+    assert any(fault in each for each in faults(found, overlay)), faults(found, overlay)
+
+
+MISSHAPEN: dict[str, Break] = {
+    "a misspelt field": lambda o: edge(o).update(terminationGracePeriod=3),
+    "a number for a text": lambda o: edge(o)["containers"][0]["env"][0].update(value=1),
+    "a kind that was taken away": lambda o: o[0].update(apiVersion="extensions/v1beta1"),
+    "a policy without pods": lambda o: named(o, "NetworkPolicy", "edge")["spec"].update(podSelectors={}),
+}
+
+
+@pytest.mark.parametrize("break_it", MISSHAPEN.values(), ids=MISSHAPEN.keys())
+def test_a_misshapen_object_is_named(overlay: str, break_it: Break) -> None:
+    found = objects(overlay)
+    break_it(found)
+    assert shape_faults(found)
+
+
+@pytest.mark.skipif(not KUBERAY_SCHEMAS.is_dir(), reason="KubeRay's CRD schemas are not here (set KUBERAY_SCHEMAS)")
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda o: ray(o).update(rayVersions="2.60.0"),
+        lambda o: ray(o)["workerGroupSpecs"][0].update(replicas="two"),
+        lambda o: ray(o)["gcsFaultToleranceOptions"].update(backend="sqlite"),
+        lambda o: head(o).update(containers=None),
+    ],
+    ids=["a misspelt field", "a text for a number", "an unknown back end", "no containers"],
+)
+def test_a_misshapen_ray_cluster_is_named(overlay: str, break_it: Break) -> None:
+    found = objects(overlay)
+    break_it(found)
+    assert shape_faults(found)

@@ -1,0 +1,175 @@
+"""What stands before Ray's proxy: headers that would steer it are dropped, and broken answers are made whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from serving import ingress
+from serving.ingress import Front
+
+JSON = [(b"content-type", b"application/json")]
+STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
+TEXT = [(b"content-type", b"text/plain")]
+
+
+def start(status: int, headers: Sequence[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def body(content: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+class Proxy:
+    """Answers with the messages it was given, and keeps the headers it was asked with."""
+
+    def __init__(self, *messages: Message) -> None:
+        self._messages = messages
+        self.headers: dict[bytes, bytes] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = dict(scope["headers"])
+        for message in self._messages:
+            await send(message)
+
+
+async def through(proxy: Proxy, *headers: tuple[bytes, bytes]) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Front(proxy)({"type": "http", "headers": list(headers)}, receive, send)
+    return sent
+
+
+def refusal(sent: Sequence[Message]) -> tuple[int, dict[str, Any], dict[bytes, bytes]]:
+    head, only = sent
+    return head["status"], json.loads(only["body"])["error"], dict(head["headers"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+        b"Serve_Multiplexed-Model_Id",
+        b"x-session-id",
+        b"x_session_id",
+    ],
+)
+async def test_a_header_that_steers_the_proxy_does_not_reach_it(name: bytes) -> None:
+    proxy = Proxy(start(200, JSON), body(b"{}"))
+    await through(proxy, (name, b"?1"), (b"authorization", b"Bearer x"), (b"x-request-id", b"mine"))
+    assert proxy.headers == {b"authorization": b"Bearer x", b"x-request-id": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (start(200, JSON), body(b'{"a": 1}')),
+        (start(404, JSON), body(b'{"error": {}}')),
+        (start(204, ()), body(b"")),
+        (start(200, TEXT), body(b"two ", more=True), body(b"parts")),
+        (start(200, STREAM), body(b"data: {}\n\n", more=True), body(b"data: [DONE]\n\n", more=True), body(b"")),
+        (start(200, STREAM), body(b'data: {"error": {}}\n\n', more=True), body(b"")),
+    ],
+)
+async def test_a_whole_answer_of_ours_is_passed_on_as_it_is(messages: tuple[Message, ...]) -> None:
+    assert await through(Proxy(*messages)) == list(messages)
+
+
+async def test_an_answer_that_never_begins_says_that_its_replica_is_gone() -> None:
+    status, error, headers = refusal(await through(Proxy()))
+    assert (status, error["code"], error["type"]) == (502, "replica_lost", "server_error")
+    assert headers[b"retry-after"] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (503, "no_replica", "service_unavailable_error"),
+        (408, "deadline_exceeded", "timeout_error"),
+        (500, None, "server_error"),
+    ],
+)
+async def test_the_proxys_own_words_become_an_error_of_the_contract(status: int, code: str | None, kind: str) -> None:
+    sent = await through(Proxy(start(status, TEXT), body(b"Traceback: /home", more=True), body(b"...")))
+    found, error, headers = refusal(sent)
+    assert (found, error["code"], error["type"], error["param"]) == (status, code, kind, None)
+    assert "Traceback" not in error["message"]
+    assert (b"retry-after" in headers) is (status == 503)
+
+
+async def test_how_long_to_wait_is_the_proxys_to_say() -> None:
+    sent = await through(Proxy(start(503, [*TEXT, (b"retry-after", b"7")]), body(b"later")))
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"7"
+
+
+async def test_a_stream_that_breaks_off_ends_with_an_error() -> None:
+    sent = await through(Proxy(start(200, STREAM), body(b"data: {}\n\n", more=True)))
+    assert json.loads(sent[-1]["body"].removeprefix(b"data: "))["error"]["code"] == "replica_lost"
+    assert not sent[-1].get("more_body")
+    assert [message["type"] for message in sent] == ["http.response.start", *["http.response.body"] * 2]
+
+
+async def test_a_stream_that_breaks_off_after_its_end_is_not_called_an_error() -> None:
+    sent = await through(Proxy(start(200, STREAM), body(b"data: [DONE]\n\n", more=True)))
+    assert sent[-1] == {"type": "http.response.body", "body": b""}
+
+
+async def test_what_is_no_http_passes_untouched() -> None:
+    asked: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["type"])
+
+    async def nothing(*_: Any) -> Any: ...
+
+    await Front(app)({"type": "lifespan"}, nothing, nothing)
+    assert asked == ["lifespan"]
+
+
+def test_each_haproxy_has_sockets_and_ports_of_its_own(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (ingress.environment("haproxy", folder) for folder in folders)
+    own = {name for name in first if "PATH" in name or "FILE" in name or "PORT" in name}
+    assert all(first[name] != second[name] for name in own - {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"})
+    assert first["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert ingress.environment("python", tmp_path)["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+
+
+def test_haproxy_listens_beyond_this_machine_only_where_it_was_told_and_fails_in_our_shape(tmp_path: Path) -> None:
+    """The lines as Ray writes them; the program is asked whether it takes what becomes of them."""
+    variables = ingress.environment("haproxy", tmp_path)
+    metrics, stats = (variables[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(
+        "defaults\n    mode http\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n"
+        "    errorfile 502 /no/such/file\n    errorfile 503 /no/such/file\n"
+        f"frontend prometheus\n    bind :{metrics}\n"
+        "frontend http_frontend\n    bind *:8000\n"
+        f"listen stats\n  bind *:{stats}\n"
+    )
+    program = variables["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    checked = subprocess.run([program, "-c", "-f", str(config)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    bound = [line.split()[1] for line in config.read_text().splitlines() if line.strip().startswith("bind")]
+    assert bound == [f"127.0.0.1:{metrics}", "*:8000", f"127.0.0.1:{stats}"]
+    head, _, body = (tmp_path / "502.http").read_bytes().partition(b"\r\n\r\n")
+    assert json.loads(body)["error"]["code"] == "replica_lost"
+    assert f"content-length: {len(body)}".encode() in head
