@@ -27,7 +27,7 @@ class ServingSettings(BaseModel):
     max_model_len: int | None = Field(default=None, ge=16, description="tokens; None: what the model allows")
     max_requests: int = Field(default=64, ge=1, description="answers one replica works on at once; n counts n times")
     adapter_places: int = Field(
-        default=4,
+        default=6,
         ge=4,
         description="adapters one engine holds: stable, previous, the next, one that drains or is asked for by its name; "
         "one more for a baseline that is not the base",

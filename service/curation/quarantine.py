@@ -21,7 +21,7 @@ from service.votes import ChoiceKey, Kind, Rating
 
 CROWD = 5  # voters: among fewer, one who votes the most is nothing to wonder at
 DOMINANT_TIMES = 8  # the votes of the app's median voter that a dominant one has at least
-PHRASE_WORDS = 4
+PHRASE_WORDS = 3
 PHRASES_SHOWN = 10
 ELSEWHERE = 0.02  # share of the others' liked answers in which a phrase that is pushed may stand
 TOPICAL = 0.5  # a phrase in the user's disliked answers this often, relative to the liked ones, is what they ask about
