@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ from tests.external_database import external_database
 # For engines that tests start in their own process; a deployment sets the same for its replicas.
 os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 
+
+# A shell that runs the tests in the background has them ignore SIGINT, and so would every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # DELETE and setval, for TRUNCATE and RESTART make new files, and on tables this small those cost far more.
 _EMPTY = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables) if table is not route]
