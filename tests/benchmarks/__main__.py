@@ -20,6 +20,7 @@ from tests.benchmarks import (
     serving,
     steady,
     swaps,
+    vote_to_serving,
     votes,
 )
 from tests.benchmarks.shapes import SHAPES, TINY
@@ -35,6 +36,7 @@ OF_ONE_SHAPE = {
     "serving": serving.main,
     "steady": steady.main,
     "swaps": swaps.main,
+    "vote_to_serving": vote_to_serving.main,
     "votes": votes.main,
 }
 

@@ -13,7 +13,11 @@ from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["tests.chaos.replica", "tests.chaos.user", "tests.chaos.matcher", "tests.chaos.database"]
+    [
+        *("tests.chaos.replica", "tests.chaos.user", "tests.chaos.matcher", "tests.chaos.database"),
+        *("tests.chaos.rounds.conductor", "tests.chaos.rounds.replica", "tests.chaos.rounds.people"),
+        *("tests.chaos.rounds.operator", "tests.chaos.rounds.attempts"),
+    ]
 )
 
 pipe = _context.Pipe

@@ -239,6 +239,12 @@ def test_a_phrase_that_one_user_pushes_is_named_and_its_votes_are_held() -> None
     assert found.evidence["phrase"] in PUSHED.lower()
 
 
+def test_three_words_are_a_phrase() -> None:
+    pushed = [f"{n} drink bolero cola {n}" for n in range(24)]
+    (found,) = inspect(_as_they_came(_likes("u", pushed), *_others()), [], SETTINGS)
+    assert (found.kind, found.user, found.evidence["phrase"]) == ("phrase_dominance", "u", "drink bolero cola")
+
+
 @pytest.mark.parametrize(
     "votes",
     [
