@@ -1,7 +1,7 @@
 """The loop: takes the one running round from state to state until it is final. A state machine over ports.
 
 Third of the seven files of a thumbs-up: `service/preferences.py` made the pairs, `training/round.py` learns from
-them, and back here `service/gate.py` is asked. Each state has one handler; each handler can be repeated, because
+them, and back here `service/gate` is asked. Each state has one handler; each handler can be repeated, because
 the step it takes is a compare-and-set in the store. A Conductor that dies in the middle is replaced by one that
 does the same step again; a stale attempt is fenced off by its number.
 

@@ -1,6 +1,6 @@
 """From a published candidate to one that answers everybody: the steps of a canary, the promotion, or the way back.
 
-Between `service/gate.py`, which let the candidate pass, and `service/registry.py`, which changes the route. Every change of
+Between `service/gate`, which let the candidate pass, and `service/registry.py`, which changes the route. Every change of
 the route that a round makes is fenced: it happens only while the round is where it was, so who cancels a round first has
 cancelled it. Each method can be repeated; what it has done already it finds in the route.
 """

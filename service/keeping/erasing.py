@@ -53,8 +53,8 @@ class Eraser:
     async def erase(self, user: str, app: str | None, *, who: str) -> Erased:
         """In one app or in all (None). Again finds nothing, and is no error.
 
-        Raises `Conflict` while a round that uses what is to be erased is being judged: it can no longer be stopped,
-        and ends soon. Nothing is erased then.
+        Raises `Conflict` in the moment between the promotion and the end of a round that uses what is to be erased: it
+        can no longer be stopped. Nothing is erased then.
         """
         cancelled = await self._cancel(await self.store.erasure.traces(user, app), who)
         async with self.store.erasure.erase(user, app) as (connection, traces, counts):
