@@ -60,16 +60,18 @@ def chat(blueprint: Blueprint) -> serve.Application:
         edge,
         gpu=blueprint.use_gpu,
         engine=blueprint.engine,
+        environment=settings.artifacts.environment,
     )
 
 
 def operations(blueprint: Blueprint) -> serve.Application:
-    """The application `operations`, to be run at `/`."""
+    """The application `operations`, to be run at `/`. What the Conductor starts, training too, has its environment."""
+    environment = blueprint.settings.artifacts.environment
     conductor = serve.deployment(
         name="Conductor",
         num_replicas=1,
         max_ongoing_requests=64,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0} | ({"runtime_env": {"env_vars": environment}} if environment else {}),
         health_check_period_s=5,
     )(Conductor)
     return conductor.bind(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service.contracts import Candidate
+from service.depot import Depot, making
 from service.errors import AdapterRejected, BadRequest
 from service.settings import Settings
 from serving.adapters import CONFIG, FILES, MANIFEST, SCHEMA_VERSION, WEIGHTS, sha256_of, verify
@@ -33,7 +34,8 @@ UNNAMED = "outside"  # what the manifest that we write calls an adapter that cam
 class Door:
     """What an adapter must fit to come in."""
 
-    folder: Path  # receives one directory each
+    folder: Path  # for uploads while they arrive
+    candidates: str  # address of the folder that receives one directory each
     fingerprints: Fingerprints  # the server's
     lora: LoraSpec  # what rounds train, and so must be able to continue
     max_rank: int
@@ -53,16 +55,13 @@ class Door:
 
         `assume_base`: without a manifest, take it to be trained on the model that is served.
         """
-        directory = self.folder / uuid.uuid4().hex
-        directory.mkdir()
-        try:
+        address = f"{self.candidates}/{uuid.uuid4().hex}"
+        with making(address) as directory:
             unpack(upload, directory)
-            return self._check(directory, assume_base=assume_base)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
+            return self._check(directory, address, assume_base=assume_base)
 
-    def _check(self, directory: Path, *, assume_base: bool) -> Candidate:
+    def _check(self, directory: Path, address: str, *, assume_base: bool) -> Candidate:
+        """`directory` is what will be at the address."""
         vouched = not (directory / MANIFEST).exists()
         config = _object(directory / CONFIG)
         if vouched and not assume_base:
@@ -87,7 +86,7 @@ class Door:
         self._require_continuable(config)
         parent = manifest.get("parent")
         return Candidate(
-            directory=str(directory),
+            directory=address,
             weights_sha256=sha256_of(directory / WEIGHTS),
             name=None if vouched else str(manifest["name"]),
             parent=parent if isinstance(parent, str) else None,
@@ -129,7 +128,7 @@ class Door:
 def door(settings: Settings, fingerprints: Fingerprints) -> Door:
     """The door of a service with these settings."""
     lora = LoraSpec(rank=settings.training.lora_rank, alpha=settings.training.lora_alpha)
-    return Door(settings.uploads, fingerprints, lora, settings.serving.max_lora_rank)
+    return Door(settings.uploads, Depot.of(settings).candidates, fingerprints, lora, settings.serving.max_lora_rank)
 
 
 def unpack(upload: Path, directory: Path) -> None:

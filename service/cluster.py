@@ -16,6 +16,7 @@ from service import model
 from service.app import Blueprint
 from service.app import chat as chat_application
 from service.app import operations as operations_application
+from service.artifacts import require_client
 from service.errors import BadRequest
 from service.keeping import redaction
 from service.settings import Settings, load
@@ -70,7 +71,8 @@ def blueprint(settings: Settings) -> Blueprint:
     """All that both applications are built from. Both migrate: whichever is built first does it."""
     from training.fingerprints import fingerprints
 
-    redaction.load(settings.store.redact)  # refused now, and not in the process of a replica
+    require_client(settings.artifacts)  # refused now, and not in the process of a replica
+    redaction.load(settings.store.redact)  # the same
     directory = model.resolve(settings.model.name)
     url = settings.store_url
     assert url is not None, "require_shared was asked first"

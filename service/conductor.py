@@ -30,6 +30,7 @@ from service.api.rounds import round_routes
 from service.api.status import status_routes
 from service.api.users import user_routes
 from service.candidates import door
+from service.depot import Depot
 from service.dry_run import DryRuns
 from service.inspecting import Inspector
 from service.keeping.erasing import Eraser
@@ -64,15 +65,16 @@ class Conductor:
         self._model = model
         self._store = Store(store_url, load(settings.store.redact))
         self._host = PolicyHost()
+        self._depot = Depot.of(settings)
         self._registry = Registry(
-            self._store, self._host, settings.adapters, fingerprints, settings.serving.max_lora_rank
+            self._store, self._host, self._depot.adapters, fingerprints, settings.serving.max_lora_rank
         )
         self._rounds = Rounds(self._store, Attempts(), self._registry, settings, model, fingerprints, use_gpu=use_gpu)
         self._triggers = Triggers(self._store, self._rounds, settings)
         self._inspector = Inspector(self._rounds.collector, self._store, settings)
         self._dry_runs = DryRuns(self._inspector, self._store, settings, model, use_gpu)
         self._door = door(settings, fingerprints)
-        sweeper = Sweeper(self._store, settings.retention, settings.rounds_folder, settings.adapters)
+        sweeper = Sweeper(self._store, settings.retention, self._depot.rounds, self._depot.adapters)
         self._scrape = Scrape(self._store, self._host, settings.state)
         postman = Postman(self._store, settings.alarms)
         lookout = Lookout(self._store, self._host, settings.alarms, settings.state)
@@ -101,7 +103,7 @@ class Conductor:
         app.include_router(audit_routes(store, doorman))
         app.include_router(lineage_routes(store, doorman))
         app.include_router(evidence_routes(store, self._model, doorman))
-        app.include_router(user_routes(Eraser(store, self._rounds, settings.rounds_folder), doorman))
+        app.include_router(user_routes(Eraser(store, self._rounds, self._depot.rounds), doorman))
         return app
 
     async def check_health(self) -> None:

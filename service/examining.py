@@ -64,7 +64,7 @@ class Examiner:
         """Whether there is anything to ask."""
         return bool(self._items)
 
-    async def examine(self, directory: Path, name: str, current: str) -> Examination:
+    async def examine(self, directory: str, name: str, current: str) -> Examination:
         """The candidate in `directory` beside `current`, which must be served. Raises what `Registry.sample` raises."""
         began = time.monotonic()
         if not self.asks:
@@ -102,7 +102,7 @@ class Examiner:
         if self._arbiter is None or None not in judged:
             self._baselines.write(name, answers)
 
-    async def _answers(self, directory: Path | None, name: str) -> Answers:
+    async def _answers(self, directory: str | None, name: str) -> Answers:
         said = await self._ask(directory, name, [Ask(messages=i.chat, max_tokens=i.max_tokens) for i in self._items])
         try:
             grades = await gathered(self._grade(item, one) for item, one in zip(self._items, said, strict=True))
@@ -116,13 +116,13 @@ class Examiner:
             return await self._arbiter.meets(item.chat, said.text, item.check.judge)
         return found
 
-    async def _ask(self, directory: Path | None, name: str, asks: Sequence[Ask]) -> list[Said]:
+    async def _ask(self, directory: str | None, name: str, asks: Sequence[Ask]) -> list[Said]:
         rest, said = iter(asks), list[Said]()
         while group := list(islice(rest, ASKS_A_CALL)):
             said += await self._sample(directory, name, group, self._settings.at_once)
         return said
 
-    async def _sample(self, directory: Path | None, name: str, asks: Sequence[Ask], at_once: int) -> tuple[Said, ...]:
+    async def _sample(self, directory: str | None, name: str, asks: Sequence[Ask], at_once: int) -> tuple[Said, ...]:
         """Without a directory it is served already, and that it does not answer says nothing against the candidate."""
         try:
             return (await self._registry.sample(name, directory, asks, at_once)).answers
@@ -147,7 +147,7 @@ class Examiner:
 
     # --- seconds ------------------------------------------------------------------------------------
 
-    async def _latency(self, directory: Path, name: str, current: str) -> Latency | None:
+    async def _latency(self, directory: str, name: str, current: str) -> Latency | None:
         """Each answer alone in the engine, but for what users ask meanwhile."""
         asks = [Ask(messages=item.chat, max_tokens=TIMED_TOKENS) for item in self._items[:TIMED_ITEMS]]
         ours, theirs = list[float](), list[float]()
@@ -158,7 +158,7 @@ class Examiner:
 
     # --- under a judge ------------------------------------------------------------------------------
 
-    async def _compared(self, trial: Trial, directory: Path, name: str, current: str) -> Trial:
+    async def _compared(self, trial: Trial, directory: str, name: str, current: str) -> Trial:
         """With the win rate, or why there is none."""
         if self._arbiter is None or self._judge is None:
             return trial
@@ -169,7 +169,7 @@ class Examiner:
         return replace(trial, comparison=found, no_comparison="the judge said of fewer than two prompts what is better")
 
     async def _compare(
-        self, arbiter: Arbiter, judge: JudgeSettings, directory: Path, name: str, current: str
+        self, arbiter: Arbiter, judge: JudgeSettings, directory: str, name: str, current: str
     ) -> Comparison | None:
         items = sorted(self._items, key=lambda item: item.check is not None)[: judge.prompts]  # open questions first
         asks = [

@@ -14,6 +14,7 @@ from typing import Any
 from service import gate
 from service.arbiter import ModelArbiter
 from service.contracts import Round, Verdict
+from service.depot import load
 from service.digest import content_digest
 from service.errors import AdapterRejected, PreconditionFailed
 from service.examining import Examination, Examiner
@@ -54,10 +55,11 @@ class Judge:
 
         Raises `PreconditionFailed` when another adapter was deployed meanwhile: there is nothing to compare with.
         """
-        directory = Path(report.adapter_directory)
         evidence = Evidence(
             report=report,
-            integrity_fault=await asyncio.to_thread(self._registry.fault, directory, report.adapter_name),
+            integrity_fault=await asyncio.to_thread(
+                self._registry.fault, report.adapter_directory, report.adapter_name
+            ),
             added_by=round.requested_by if round.candidate else None,
             held_out=await self._standings(round, report),
         )
@@ -73,7 +75,7 @@ class Judge:
     async def _try(self, round: Round, report: RoundReport) -> tuple[Trial, dict[str, Any]]:
         """What replicas answer under the candidate; one that they cannot load is a fault of it."""
         try:
-            parity = await self._parity(report, Path(report.samples)) if report.samples is not None else None
+            parity = await self._parity(report, report.samples) if report.samples is not None else None
             found = await self._examine(round, report)
         except AdapterRejected as refused:
             return Trial(fault=refused.message), {}
@@ -88,22 +90,22 @@ class Judge:
                 "Start another round.",
                 code="route_moved",
             )
-        return await self._examiner.examine(Path(report.adapter_directory), report.adapter_name, round.parent)
+        return await self._examiner.examine(report.adapter_directory, report.adapter_name, round.parent)
 
-    async def _parity(self, report: RoundReport, samples: Path) -> Parity:
-        ours = await asyncio.to_thread(read_samples, samples)
+    async def _parity(self, report: RoundReport, samples: str) -> Parity:
+        ours = await asyncio.to_thread(load, samples, read_samples)
         answers = [Answer(prompt_token_ids=each.prompt_token_ids, token_ids=each.token_ids) for each in ours]
-        theirs = await self._registry.score(Path(report.adapter_directory), report.adapter_name, answers)
+        theirs = await self._registry.score(report.adapter_directory, report.adapter_name, answers)
         return compare(ours, theirs, report.dtype)
 
     async def _standings(self, round: Round, report: RoundReport) -> tuple[Standing, ...]:
         """Each held-out pair with whose it is; none where training did not say how it stands."""
         if report.held_out is None:
             return ()
-        outcomes = await asyncio.to_thread(read_outcomes, Path(report.held_out))
+        outcomes = await asyncio.to_thread(load, report.held_out, read_outcomes)
         snapshot = (await self._store.rounds.work(round.n)).snapshot
         assert snapshot is not None, "a round that was trained has a snapshot"
-        owners = await asyncio.to_thread(_owners, Path(snapshot))
+        owners = await asyncio.to_thread(load, snapshot, _owners)
         voted_at = await self._store.preferences.voted_at([outcome.pair_id for outcome in outcomes])
         return tuple(
             Standing(*owners[outcome.pair_id], voted_at.get(outcome.pair_id), outcome.gained) for outcome in outcomes

@@ -27,6 +27,7 @@ from rich.console import Console
 
 from service import model
 from service.alarm_settings import REVEALED
+from service.artifacts import require_client
 from service.client import KEYS_FILE, UP_FILE
 from service.errors import BadRequest, Conflict, HeliotropeError
 from service.keeping import redaction
@@ -73,7 +74,8 @@ def running(settings: Settings) -> Iterator[str]:
         stack.callback(lock.release)
         _end_leftovers(settings.state)
         (settings.state / UP_FILE).unlink(missing_ok=True)  # of a killed `up`: it is no sign of this one
-        redaction.load(settings.store.redact)  # refused now, and not in the process of a replica
+        require_client(settings.artifacts)  # refused now, and not in the process of a replica
+        redaction.load(settings.store.redact)  # the same
         _refuse_used_port(settings.server.host, settings.server.port)
         directory = model.resolve(settings.model.name)
         store_url = stack.enter_context(local_store.running(settings))

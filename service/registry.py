@@ -16,11 +16,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Unpack
 
 from service import shares
-from service.adapter_folder import AdapterFolder, candidate_files
+from service.adapter_folder import AdapterFolder, files_of
 from service.contracts import Adapter, Candidate, Round, Verdict
 from service.errors import Conflict, HeliotropeError, PreconditionFailed
 from service.fleet import Fleet, Host
@@ -28,7 +27,6 @@ from service.shares import Split
 from service.store.adapters import gone
 from service.store.rounds import Fence, StaleRound
 from service.store.store import Store
-from serving.adapters import MANIFEST, sha256_of
 from serving.contracts import BASE, Answer, Ask, Route, Sampled, Scores
 from training.contracts import Fingerprints, RoundReport
 
@@ -45,30 +43,31 @@ class Switch:
 class Registry:
     """One per service, in the Conductor."""
 
-    def __init__(self, store: Store, host: Host, folder: Path, fingerprints: Fingerprints, max_lora_rank: int) -> None:
+    def __init__(self, store: Store, host: Host, folder: str, fingerprints: Fingerprints, max_lora_rank: int) -> None:
+        """`folder`: the address of the published adapters."""
         self._store = store
         self._fleet = Fleet(host)
         self._folder = AdapterFolder(folder, fingerprints, max_lora_rank)
         self._changing = asyncio.Lock()  # one change of the route at a time; the row's generation guards the rest
 
-    def fault(self, directory: Path, name: str) -> str | None:
+    def fault(self, directory: str, name: str) -> str | None:
         """Why the adapter in `directory` cannot be served; None: it can."""
         return self._folder.fault(directory, name)
 
-    async def score(self, directory: Path, name: str, answers: Sequence[Answer]) -> Scores:
+    async def score(self, directory: str, name: str, answers: Sequence[Answer]) -> Scores:
         """The log-probs that one replica gives to the answers under the candidate in `directory`, which it then holds.
 
         Raises `AdapterRejected` when it cannot, and `Unavailable` while no replica runs; the route is unchanged.
         """
-        files = await asyncio.to_thread(candidate_files, directory, name)
+        files = await asyncio.to_thread(files_of, directory, name)
         return await self._fleet.score(files, answers)  # without the lock: a rollback must not wait for it
 
-    async def sample(self, name: str, directory: Path | None, asks: Sequence[Ask], at_once: int) -> Sampled:
+    async def sample(self, name: str, directory: str | None, asks: Sequence[Ask], at_once: int) -> Sampled:
         """What one replica answers under the candidate in `directory`, which it then holds, or (None) what it serves.
 
         Raises what `score` raises.
         """
-        files = None if directory is None else await asyncio.to_thread(candidate_files, directory, name)
+        files = None if directory is None else await asyncio.to_thread(files_of, directory, name)
         return await self._fleet.sample(name, files, asks, at_once)
 
     async def publish(self, round: Round, report: RoundReport, verdict: Verdict) -> Adapter:
@@ -78,7 +77,7 @@ class Registry:
         `service.store.rounds.StaleRound` when another attempt has taken the round over (the fence).
         """
         assert round.parent is not None, "a round knows what it is measured against before it is judged"
-        target = await asyncio.to_thread(self._folder.settle, Path(report.adapter_directory), report.adapter_name)
+        settled = await asyncio.to_thread(self._folder.settle, report.adapter_directory, report.adapter_name)
         adapter = Adapter(
             name=report.adapter_name,
             ordinal=int(report.adapter_name.split("-")[1]),
@@ -86,8 +85,8 @@ class Registry:
             round=round.n,
             added_by=round.requested_by if round.candidate else None,
             weights_sha256=report.adapter_digest,
-            manifest_sha256=sha256_of(target / MANIFEST),
-            directory=str(target),
+            manifest_sha256=settled.manifest_sha256,
+            directory=settled.directory,
             pair_digest=report.pair_digest,
             verdict=verdict,
             created_at=datetime.now(UTC),
@@ -189,7 +188,7 @@ class Registry:
             raise gone(name, adapter.deleted_at)
         async with self._fleet.trying():
             await asyncio.to_thread(
-                self._folder.verify, Path(adapter.directory), name, manifest_sha256=adapter.manifest_sha256
+                self._folder.verify, adapter.directory, name, manifest_sha256=adapter.manifest_sha256
             )
 
     async def _parent_of(self, candidate: Candidate) -> str:

@@ -26,9 +26,11 @@ from service.canary.state import CanaryState
 from service.canary.watching import Watch
 from service.collecting import Collection, Collector, missing
 from service.contracts import Candidate, Round, RoundBody, RoundState
+from service.depot import Depot, remove, writing
 from service.digest import content_digest
 from service.errors import Conflict, HeliotropeError
 from service.judging import Judge
+from service.keeping.snapshots import SNAPSHOT
 from service.overview import Overview
 from service.pairs import Funnel
 from service.registry import Registry
@@ -241,22 +243,20 @@ class Rounds:
         await self._freeze(round, await self.collector.collect(round, found, parent), parent)
 
     async def _freeze(self, round: Round, collected: Collection, parent: str) -> None:
-        folder = self._settings.rounds_folder / f"{round.n:04d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        snapshot = folder / "pairs.parquet"
-        digest = await asyncio.to_thread(write_snapshot, snapshot, collected.rows)
+        snapshot = f"{Depot.of(self._settings).round(round.n)}/{SNAPSHOT}"
+        digest = await asyncio.to_thread(_write, snapshot, collected)
         try:
             round = await self._store.rounds.next_attempt(round.n, round.attempt)
             await self._store.rounds.freeze(
                 round.n, attempt=round.attempt, pairs=collected.pairs, held_out=collected.held_out,
-                rows=len(collected.rows), parent=parent, snapshot=str(snapshot), pair_digest=digest,
+                rows=len(collected.rows), parent=parent, snapshot=snapshot, pair_digest=digest,
                 funnel=collected.funnel.model_dump(mode="json"),
                 adapter_ordinal=await self._store.adapters.next_ordinal(),
                 environment=await asyncio.to_thread(evidence.environment, self._settings.training),
             )  # fmt: skip
         except StaleRound:
             if (await self._store.rounds.get(round.n)).state.final:  # cancelled, perhaps to erase what is in the file
-                snapshot.unlink(missing_ok=True)
+                await asyncio.to_thread(remove, snapshot)
             raise
 
     async def _train(self, round: Round) -> None:
@@ -297,6 +297,12 @@ class Rounds:
         if round.approved_by is not None:
             reason = f"{gate.summary(round.verdict)}; approved by {round.approved_by}"
             await self._rollout.begin(round, round.adapter, reason)
+
+
+def _write(snapshot: str, collected: Collection) -> str:
+    """The digest of its pairs."""
+    with writing(snapshot) as file:
+        return write_snapshot(file, collected.rows)
 
 
 def _rest(was: RoundState | None, took_seconds: float) -> float:

@@ -201,18 +201,8 @@ class Settings(Section):
         return chosen | {name: value for name, value in tuned.items() if chosen[name] is None}
 
     @property
-    def adapters(self) -> Path:
-        """Published adapters, one directory each."""
-        return self.state / "adapters"
-
-    @property
-    def rounds_folder(self) -> Path:
-        """Snapshots and attempts of rounds."""
-        return self.state / "rounds"
-
-    @property
     def uploads(self) -> Path:
-        """Adapters that were brought from outside, before any verdict."""
+        """What is on its way in, as long as it comes."""
         return self.state / "uploads"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.depot import Depot
 from service.settings import Settings
 from service.store.rounds import RoundWork
 from service.tuning import LEARNING
@@ -22,11 +23,12 @@ class Specs:
 
     def write(self, work: RoundWork, parent: ParentAdapter | None) -> RoundSpec:
         """`parent` is None where the base was deployed. Every path is absolute: Ray Train changes directories."""
+        folder = Depot.of(self.settings).round(work.round.n)
         round, training = work.round, self.settings.training
         assert work.snapshot is not None, "the round has not collected yet"
         assert work.adapter_ordinal is not None and round.pair_digest is not None
         tuned = self.settings.round_defaults | round.settings
-        out = self.settings.rounds_folder / f"{round.n:04d}" / f"attempt-{round.attempt}"
+        out = f"{folder}/attempt-{round.attempt}"
         return RoundSpec(
             round=round.n,
             attempt=round.attempt,
@@ -36,9 +38,9 @@ class Specs:
             fingerprints=self.fingerprints,
             parent=parent,
             adapter_ordinal=work.adapter_ordinal,
-            out=str(out),
-            storage=str(out / "ray"),
-            checkpoints=str(self.settings.rounds_folder / f"{round.n:04d}" / "checkpoints"),
+            out=out,
+            storage=f"{out}/ray",
+            checkpoints=f"{folder}/checkpoints",
             candidate=None if round.candidate is None else round.candidate.directory,
             **{name: tuned[name] for name in LEARNING},
             pairs_per_step=training.pairs_per_step,

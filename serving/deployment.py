@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,16 @@ def vllm(model: str, settings: ServingSettings) -> Engine:
 
 
 def policy_application(
-    model: str, settings: ServingSettings, cache: str, edge: Edge, *, gpu: bool, engine: MakeEngine = vllm
+    model: str,
+    settings: ServingSettings,
+    cache: str,
+    edge: Edge,
+    *,
+    gpu: bool,
+    engine: MakeEngine = vllm,
+    environment: Mapping[str, str] = {},
 ) -> serve.Application:
-    """The Serve application `chat`, ready for `serve.run`."""
+    """The Serve application `chat`, ready for `serve.run`. `environment`: what replicas need to fetch adapters."""
     return Policy.options(
         **scaling(settings),
         max_ongoing_requests=ASKED_AT_ONCE * (settings.max_requests + settings.max_waiting),
@@ -162,7 +169,7 @@ def policy_application(
             "num_cpus": settings.cpus_per_replica,
             "num_gpus": 1 if gpu else 0,
             "resources": {} if settings.node_resource is None else {settings.node_resource: A_LITTLE},
-            "runtime_env": {"env_vars": machine.environment(settings, cache, gpu=gpu)},
+            "runtime_env": {"env_vars": {**environment, **machine.environment(settings, cache, gpu=gpu)}},
         },
         health_check_period_s=2,
         health_check_timeout_s=settings.stuck_seconds,

@@ -66,7 +66,7 @@ class FakeCluster:
 
     def publish(self, *ordinals: int) -> list[AdapterFiles]:
         """Adapters that came from outside."""
-        published = [write_adapter(self.settings.adapters / str(ordinal), ordinal) for ordinal in ordinals]
+        published = [write_adapter(self.settings.state / "adapters" / str(ordinal), ordinal) for ordinal in ordinals]
 
         async def record(store: Store) -> None:
             await register(store, dict(zip(ordinals, published, strict=True)))

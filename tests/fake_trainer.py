@@ -14,6 +14,7 @@ from serving.adapters import WEIGHTS, sha256_of
 from tests.adapter_files import change_manifest, replace_weights, write_adapter
 from tests.fakes import logprob
 from training.contracts import HELD_OUT, AttemptStatus, Evaluation, Progress, RoundReport, RoundSpec, StepMetrics
+from training.places import at_hand, hand_back
 from training.samples import ScoredAnswer, write_samples
 from training.snapshot import iterate, pair_digest
 
@@ -73,8 +74,7 @@ class FakeTrainer:
         if answer == DIED:
             self._running.pop(spec.out, None)
         if isinstance(answer, Done):
-            scored = {} if answer.samples is None else {"samples": leave_samples(spec, answer.samples)}
-            answer = AttemptStatus(state="done", report=learn(spec, **(scored | answer.report)))
+            answer = AttemptStatus(state="done", report=_run(spec, answer))
         told = self._told.setdefault(spec.out, [])
         told.extend(answer.progress)
         await self._happen("poll")
@@ -86,6 +86,13 @@ class FakeTrainer:
     async def _happen(self, call: str) -> None:
         if call in self.before:
             await self.before.pop(call)()
+
+
+def _run(spec: RoundSpec, done: Done) -> RoundReport:
+    """Where the files of rounds lie in an object store, it works on copies, as the real one does."""
+    with at_hand(spec) as here:
+        scored = {} if done.samples is None else {"samples": leave_samples(here, done.samples)}
+        return hand_back(learn(here, **(scored | done.report)), here, spec, upload=True)
 
 
 def learn(spec: RoundSpec, **changes: Any) -> RoundReport:

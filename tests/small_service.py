@@ -36,6 +36,7 @@ from service.api.status import status_routes
 from service.api.users import user_routes
 from service.candidates import door
 from service.contracts import Adapter, Role, Round, RoundBody
+from service.depot import Depot
 from service.dry_run import DryRuns
 from service.inspecting import Inspector
 from service.journal import StoreJournal
@@ -142,6 +143,10 @@ class SmallService:
         return Tokens(self.store.secrets, self.settings.server.feedback_token_seconds)
 
     @property
+    def depot(self) -> Depot:
+        return Depot.of(self.settings)
+
+    @property
     def triggers(self) -> Triggers:
         return Triggers(self.store, self.rounds, self.settings)
 
@@ -151,7 +156,7 @@ class SmallService:
 
     async def publish(self, ordinal: int) -> Adapter:
         """An adapter that came from outside."""
-        directory = self.settings.adapters / str(ordinal)
+        directory = self.settings.state / "adapters" / str(ordinal)
         files = write_adapter(directory, ordinal)
         adapter = Adapter(
             name=files.name,
@@ -244,7 +249,7 @@ class SmallService:
         app.include_router(audit_routes(self.store, doorman))
         app.include_router(lineage_routes(self.store, doorman))
         app.include_router(evidence_routes(self.store, self.settings.state / "model", doorman))
-        app.include_router(user_routes(Eraser(self.store, self.rounds, self.settings.rounds_folder), doorman))
+        app.include_router(user_routes(Eraser(self.store, self.rounds, self.depot.rounds), doorman))
         return app
 
     async def app(self, name: str = "shop") -> httpx.AsyncClient:
@@ -255,7 +260,7 @@ class SmallService:
 
 
 def _conductor(store: Store, host: FakeHost, trainer: FakeTrainer, settings: Settings) -> tuple[Registry, Rounds]:
-    registry = Registry(store, host, settings.adapters, FINGERPRINTS, settings.serving.max_lora_rank)
+    registry = Registry(store, host, Depot.of(settings).adapters, FINGERPRINTS, settings.serving.max_lora_rank)
     model = settings.state / "model"
     return registry, Rounds(store, trainer, registry, settings, model, FINGERPRINTS, use_gpu=False)
 

@@ -49,14 +49,15 @@ def hand_back(report: RoundReport, here: RoundSpec, spec: RoundSpec, *, upload: 
     if here.out == spec.out:
         return report
     if upload:
-        _upload(Path(here.out), spec.out)
+        upload_files(Path(here.out), spec.out)
     named: dict[str, Any] = report.model_dump(include=set(_LEFT))
     return report.model_copy(
         update={field: path.replace(here.out, spec.out, 1) for field, path in named.items() if path is not None}
     )
 
 
-def _upload(folder: Path, url: str) -> None:
+def upload_files(folder: Path, url: str) -> None:
+    """All files below the folder; a manifest is there only when all else is."""
     files, root = fsspec.core.url_to_fs(url)
     left = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in sorted(left, key=lambda path: path.name == MANIFEST):

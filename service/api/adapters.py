@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,6 +13,7 @@ from service.api.auth import Doorman
 from service.api.bodies import json_body, optional_json_body
 from service.candidates import Door
 from service.contracts import Adapter, Key, PromoteBody, Role, RollbackBody, SplitBody
+from service.depot import remove_directory
 from service.registry import Registry, Switch
 from service.rounds import Rounds
 from service.shares import Split
@@ -45,13 +45,13 @@ def adapter_routes(registry: Registry, rounds: Rounds, store: Store, door: Door,
         try:
             round, created = await rounds.add(candidate, who=key.app, note=note, idempotency_key=idempotency_key)
         except BaseException:
-            await asyncio.to_thread(shutil.rmtree, candidate.directory)
+            await asyncio.to_thread(remove_directory, candidate.directory)
             raise
         if created:
             detail = candidate.model_dump(include={"weights_sha256", "name", "assumed_base"}) | {"reason": note}
             await store.audit.write(who=key.app, action="add", subject=f"round {round.n}", detail=detail)
         else:
-            await asyncio.to_thread(shutil.rmtree, candidate.directory)
+            await asyncio.to_thread(remove_directory, candidate.directory)
         return JSONResponse(round.model_dump(mode="json"), 202 if created else 200)
 
     @router.get("/adapters/{name}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from service.contracts import Adapter, Round
+from service.depot import read
 from service.errors import Conflict
 from service.evidence.records import RoundEvidence, Sample
 from service.store.store import Store
@@ -52,6 +52,6 @@ def _recipe(round: Round, adapter: Adapter | None) -> dict[str, Any] | None:
     else:
         return None
     try:
-        return json.loads((Path(directory) / MANIFEST).read_bytes())["training"]
+        return json.loads(read(f"{directory}/{MANIFEST}"))["training"]
     except (OSError, ValueError):
         return None

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.contracts import Round
+from service.depot import is_file, read
 from service.errors import Conflict
 from service.evidence.provenance import Environment
 from service.store.rounds import RoundWork
@@ -42,14 +43,14 @@ async def recipe(store: Store, n: int, model: Path) -> Recipe:
     return await asyncio.to_thread(_write, work, report, directory, parent, model)
 
 
-def _write(work: RoundWork, report: RoundReport, directory: Path, parent: ParentAdapter | None, model: Path) -> Recipe:
+def _write(work: RoundWork, report: RoundReport, directory: str, parent: ParentAdapter | None, model: Path) -> Recipe:
     """`directory` is the adapter's."""
     round, (manifest, config) = work.round, _left(directory)
     how: dict[str, Any] = manifest["training"]
     if how.get("use_gpu") or int(how.get("workers", 1)) != 1:
         raise _cannot(round.n, "it was trained on a GPU or by several workers, where sums have no fixed order; "
                                "only what one worker trained on a CPU has the same bytes again")  # fmt: skip
-    if work.snapshot is None or not Path(work.snapshot).is_file():
+    if work.snapshot is None or not is_file(work.snapshot):
         raise _cannot(round.n, "its snapshot is gone: past its time, or erased with a person's words")
     assert work.adapter_ordinal is not None and round.pair_digest is not None, "a round that trained has been frozen"
     learned = {name: value for name, value in how.items() if name in RoundSpec.model_fields}
@@ -80,17 +81,17 @@ def _trained(round: Round) -> RoundReport:
     return RoundReport.model_validate(round.report)
 
 
-async def _directory(store: Store, round: Round, report: RoundReport) -> Path:
+async def _directory(store: Store, round: Round, report: RoundReport) -> str:
     """Where the adapter lies: published, or as the attempt left it."""
     published = None if round.adapter is None else await store.adapters.get(round.adapter)
     kept = published is not None and published.deleted_at is None
-    return Path(published.directory if published is not None and kept else report.adapter_directory)
+    return published.directory if published is not None and kept else report.adapter_directory
 
 
-def _left(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _left(directory: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Manifest and PEFT's config."""
     try:
-        return tuple(json.loads((directory / name).read_bytes()) for name in (MANIFEST, CONFIG))
+        return tuple(json.loads(read(f"{directory}/{name}")) for name in (MANIFEST, CONFIG))
     except (OSError, ValueError) as error:
         raise Conflict(
             f"{directory} does not say how the adapter was trained: {error}.", code="not_replayable"

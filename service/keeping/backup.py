@@ -30,6 +30,7 @@ ROUNDS = "rounds"
 
 def back_up(settings: Settings, file: Path) -> Manifest:
     """Writes the backup. Raises `Conflict` when the file is there already, `BadRequest` when there is nothing yet."""
+    _require_here(settings)
     if file.exists():
         raise Conflict(f"{file} is there already. Name a new file.", code="backup_exists")
     state = settings.state.expanduser().resolve()
@@ -54,6 +55,7 @@ def restore(settings: Settings, file: Path, *, replace: bool) -> Manifest:
     Raises `Conflict` while a service runs, or when there is a store already and not `replace`; `BadRequest` for a
     damaged file, or one from a newer version.
     """
+    _require_here(settings)
     state = settings.state.expanduser().resolve()
     state.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -77,6 +79,17 @@ def restore(settings: Settings, file: Path, *, replace: bool) -> Manifest:
     return manifest
 
 
+def _require_here(settings: Settings) -> None:
+    """A backup with a database that names adapters which are not in it would be none."""
+    if settings.artifacts.url is not None:
+        raise BadRequest(
+            f"Adapters lie in {settings.artifacts.url} (artifacts.url), and a backup holds only what lies in the state "
+            "folder. Dump the database with pg_dump first, then copy the object store with its own tools: adapters never "
+            "change, and are there before the database names them.",
+            param="artifacts.url", code="artifacts_elsewhere",
+        )  # fmt: skip
+
+
 def _adapter_files(folder: Path) -> Iterator[Path]:
     """Of published adapters; what begins with a dot is not finished."""
     for adapter in sorted(folder.glob("[!.]*")):
@@ -95,7 +108,7 @@ def _refuse_if_used(url: str, *, replace: bool) -> None:
 
 def _give_up_rounds(rounds: Path, *, last: int) -> None:
     """Files of rounds that the restored store knows nothing of: a later round with the number would go on from them."""
-    for number, folder in snapshots.folders(rounds):
+    for number, folder in snapshots.folders(str(rounds)):
         if number > last:
             shutil.rmtree(folder)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,7 +47,7 @@ class Eraser:
 
     store: Store
     rounds: Rounds
-    folder: Path  # of the rounds
+    folder: str  # the address of the rounds' folders
 
     async def erase(self, user: str, app: str | None, *, who: str) -> Erased:
         """In one app or in all (None). Again finds nothing, and is no error.
@@ -86,7 +85,7 @@ class Eraser:
         running = await self.store.rounds.running()
         if running is None or running.state is RoundState.QUEUED:  # one that has not begun will find nothing of it
             return None
-        snapshot = self.folder / f"{running.n:04d}" / snapshots.SNAPSHOT
+        snapshot = f"{self.folder}/{running.n:04d}/{snapshots.SNAPSHOT}"
         if running.state is not RoundState.COLLECTING and not await asyncio.to_thread(
             snapshots.holds, snapshot, traces
         ):

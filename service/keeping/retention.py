@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
-from service import adapter_folder
+from service import adapter_folder, depot
 from service.errors import Unavailable
 from service.keeping import snapshots
 from service.keeping.settings import RetentionSettings
@@ -24,8 +23,8 @@ class Sweeper:
 
     store: Store
     settings: RetentionSettings
-    rounds: Path  # the folder of the rounds
-    adapters: Path  # the folder of the published adapters
+    rounds: str  # the address of the rounds' folders
+    adapters: str  # that of the published adapters
 
     async def run(self) -> None:
         """For ever: sweep, and rest."""
@@ -62,14 +61,14 @@ class Sweeper:
         deleted = await self.store.adapters.delete_unneeded(keep, who=WHO)
         for adapter in await self.store.adapters.list():
             if adapter.deleted_at is not None:
-                await asyncio.to_thread(adapter_folder.remove, Path(adapter.directory), self.adapters)
+                await asyncio.to_thread(adapter_folder.remove, adapter.directory, self.adapters)
         return len(deleted)
 
     def _remove_snapshots(self, over: set[int]) -> int:
         removed = 0
         for number, folder in snapshots.folders(self.rounds):
-            if number in over and (folder / snapshots.SNAPSHOT).is_file():
+            if number in over and depot.is_file(f"{folder}/{snapshots.SNAPSHOT}"):
                 snapshots.remove_samples(folder)
-                (folder / snapshots.SNAPSHOT).unlink()
+                depot.remove(f"{folder}/{snapshots.SNAPSHOT}")
                 removed += 1
         return removed

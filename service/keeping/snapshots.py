@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from service import depot
 from service.store.completion_rows import prompt_digest
 from service.store.erasure import Traces
 from training.contracts import TRAIN
@@ -17,6 +18,7 @@ from training.errors import SnapshotInvalid
 from training.snapshot import SnapshotRow, iterate, write_snapshot
 
 SNAPSHOT = "pairs.parquet"
+ATTEMPT = "attempt-"  # begins the name of each attempt's folder
 SAMPLES = "samples.json"  # token ids of held-out answers
 
 
@@ -29,11 +31,11 @@ class Cleaned:
     trained_on: bool  # some of the rows were for training, not only for judging
 
 
-def folders(rounds: Path) -> Iterator[tuple[int, Path]]:
-    """Each round's number and folder."""
-    for folder in sorted(rounds.glob("[0-9]*")):
-        if folder.is_dir() and folder.name.isdecimal():
-            yield int(folder.name), folder
+def folders(rounds: str) -> Iterator[tuple[int, str]]:
+    """Each round's number and the address of its folder."""
+    for name in depot.names(rounds):
+        if name.isdecimal():
+            yield int(name), f"{rounds}/{name}"
 
 
 def left_by(row: SnapshotRow, traces: Traces) -> bool:
@@ -43,32 +45,39 @@ def left_by(row: SnapshotRow, traces: Traces) -> bool:
     return row.prompt_token_ids is not None and prompt_digest(row.prompt_token_ids) in traces.prompt_digests
 
 
-def holds(snapshot: Path, traces: Traces) -> bool:
+def holds(snapshot: str, traces: Traces) -> bool:
     """Whether the snapshot, if there is one, has a row of theirs. One that cannot be read may have."""
+    return depot.load(snapshot, lambda file: _holds(file, traces))
+
+
+def _holds(snapshot: Path, traces: Traces) -> bool:
     try:
         return snapshot.is_file() and any(left_by(row, traces) for row in iterate(snapshot))
     except SnapshotInvalid:
         return True
 
 
-def clean(number: int, folder: Path, traces: Traces) -> Cleaned | None:
+def clean(number: int, folder: str, traces: Traces) -> Cleaned | None:
     """Takes their rows out of a round's folder; None when there were none.
 
     The snapshot is replaced as a whole. One that cannot be read is removed, for nobody can say what is in it.
     """
-    snapshot = folder / SNAPSHOT
-    if not holds(snapshot, traces):
-        return None
-    try:
-        found = [row.split for row in iterate(snapshot) if left_by(row, traces)]
-        write_snapshot(snapshot, (row for row in iterate(snapshot) if not left_by(row, traces)))
-    except SnapshotInvalid:
-        found = [TRAIN]
-        snapshot.unlink()
+    snapshot = f"{folder}/{SNAPSHOT}"
+    with depot.at_hand(snapshot) as file:
+        if not _holds(file, traces):
+            return None
+        try:
+            found = [row.split for row in iterate(file) if left_by(row, traces)]
+            with depot.writing(snapshot) as cleaned:
+                write_snapshot(cleaned, (row for row in iterate(file) if not left_by(row, traces)))
+        except SnapshotInvalid:
+            found = [TRAIN]
+            depot.remove(snapshot)
     remove_samples(folder)
     return Cleaned(number, len(found), TRAIN in found)
 
 
-def remove_samples(folder: Path) -> None:
-    for file in folder.glob(f"*/{SAMPLES}"):
-        file.unlink()
+def remove_samples(folder: str) -> None:
+    for name in depot.names(folder):
+        if name.startswith(ATTEMPT):
+            depot.remove(f"{folder}/{name}/{SAMPLES}")

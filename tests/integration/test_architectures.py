@@ -15,6 +15,7 @@ import pytest
 
 from service.app import StoreJournal
 from service.contracts import RoundBody, RoundState
+from service.depot import Depot
 from service.parity import compare
 from service.registry import Registry
 from service.rounds import Rounds
@@ -103,7 +104,7 @@ class House:
         self.store = store
         self.engine = VllmEngine(model, settings.serving)
         self.replica = Replica("one", self.engine, StoreJournal(store), settings.cache, ServingSettings())
-        self.registry = Registry(store, OneReplica(self.replica), settings.adapters, fingerprints(model), 8)
+        self.registry = Registry(store, OneReplica(self.replica), Depot.of(settings).adapters, fingerprints(model), 8)
         self.rounds = Rounds(store, InThisProcess(), self.registry, settings, model, fingerprints(model), use_gpu=False)
 
     async def chat(self, question: str, **body: Any) -> ChatAnswer:
@@ -176,7 +177,7 @@ async def agree(house: House, report: dict[str, Any]) -> None:
     """The new adapter's log-probs in transformers are those in vLLM, whatever the gate says of it."""
     ours = read_samples(Path(report["samples"]))
     answers = [Answer(prompt_token_ids=each.prompt_token_ids, token_ids=each.token_ids) for each in ours]
-    theirs = await house.registry.score(Path(report["adapter_directory"]), report["adapter_name"], answers)
+    theirs = await house.registry.score(report["adapter_directory"], report["adapter_name"], answers)
     parity = compare(ours, theirs, report["dtype"])
     assert parity.tokens > 0
     assert parity.max_abs is not None and parity.max_abs < 1e-3, parity
@@ -186,7 +187,7 @@ async def agree(house: House, report: dict[str, Any]) -> None:
 
 async def publish_anyway(house: House, n: int, name: str, directory: str) -> None:
     """The gate turned it down, but the adapter itself is sound: it must still be one that vLLM loads and serves."""
-    assert house.registry.fault(Path(directory), name) is None
+    assert house.registry.fault(directory, name) is None
     from service.contracts import Adapter
     from serving.adapters import MANIFEST, sha256_of
 

@@ -154,10 +154,10 @@ async def test_what_is_gone_is_the_reason_why_not(
     await small.rounds.cancel(queued.n, who="tess")
     round = await a_round(small)
     trained_so(round, tmp_path)
-    (small.settings.rounds_folder / f"{round.n:04d}" / "pairs.parquet").unlink()
+    (Path(small.depot.round(round.n)) / "pairs.parquet").unlink()
     answer = await operator.get(f"/ops/rounds/{round.n}/replay")
     assert "its snapshot is gone" in answer.json()["error"]["message"]
-    (small.settings.adapters / str(round.adapter) / "manifest.json").unlink()
+    (Path(small.depot.adapters) / str(round.adapter) / "manifest.json").unlink()
     answer = await operator.get(f"/ops/rounds/{round.n}/replay")
     assert "does not say how the adapter was trained" in answer.json()["error"]["message"]
 

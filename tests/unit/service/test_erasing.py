@@ -85,7 +85,7 @@ async def test_nothing_of_a_person_is_left_and_everybody_else_stays(
     for item in await store.quarantine.list():
         await store.quarantine.decide(item.id, "released", who="tess", reason=None)
     assert MARKER in _everything(database_engine)
-    snapshot = small.settings.rounds_folder / "0001" / "pairs.parquet"
+    snapshot = Path(small.depot.round(1)) / "pairs.parquet"
     before = {row.pair_id for row in iterate(snapshot)}
 
     operator = await small.operator()
@@ -191,22 +191,22 @@ def test_a_snapshot_loses_their_rows_by_pair_voter_or_prompt_and_the_samples_go(
     (tmp_path / "attempt-1" / snapshots.SAMPLES).touch()
     digest = snapshots.prompt_digest([ord("c")])
     traces = Traces(frozenset({"a"}), frozenset({digest}), frozenset({"v"}), frozenset())
-    assert snapshots.clean(3, tmp_path, NOBODY) is None
-    assert snapshots.clean(3, tmp_path, traces) == snapshots.Cleaned(3, 3, trained_on=True)
+    assert snapshots.clean(3, str(tmp_path), NOBODY) is None
+    assert snapshots.clean(3, str(tmp_path), traces) == snapshots.Cleaned(3, 3, trained_on=True)
     assert list(iterate(tmp_path / snapshots.SNAPSHOT)) == rows[3:]
     assert not list(tmp_path.rglob(snapshots.SAMPLES))
-    assert snapshots.clean(3, tmp_path, traces) is None
+    assert snapshots.clean(3, str(tmp_path), traces) is None
 
 
 def test_what_was_only_judged_by_them_was_not_trained_on_them(tmp_path: Path) -> None:
     write_snapshot(tmp_path / snapshots.SNAPSHOT, [_row("a", HELD_OUT)])
     traces = Traces(frozenset({"a"}), frozenset(), frozenset(), frozenset())
-    assert snapshots.clean(3, tmp_path, traces) == snapshots.Cleaned(3, 1, trained_on=False)
+    assert snapshots.clean(3, str(tmp_path), traces) == snapshots.Cleaned(3, 1, trained_on=False)
     assert list(iterate(tmp_path / snapshots.SNAPSHOT)) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 torn"])
 def test_a_snapshot_that_cannot_be_read_is_removed(tmp_path: Path, content: bytes) -> None:
     (tmp_path / snapshots.SNAPSHOT).write_bytes(content)
-    assert snapshots.clean(3, tmp_path, NOBODY) == snapshots.Cleaned(3, 1, trained_on=True)
+    assert snapshots.clean(3, str(tmp_path), NOBODY) == snapshots.Cleaned(3, 1, trained_on=True)
     assert not (tmp_path / snapshots.SNAPSHOT).exists()

@@ -218,7 +218,7 @@ async def test_a_published_adapter_has_a_place_of_its_own(
         candidate.pair_digest,
     )
     assert adapter.added_by is None
-    assert Path(adapter.directory) == small.settings.adapters / adapter.name
+    assert Path(adapter.directory) == small.settings.state / "adapters" / adapter.name
     shutil.rmtree(candidate.adapter_directory)
     await small.registry.promote(adapter.name, who="tess")
     assert await small.answers_by() == {adapter.name}
@@ -231,7 +231,7 @@ async def test_publishing_twice_publishes_once(small: SmallService, start_round:
     again = await small.registry.publish(round, candidate, VERDICT)
     assert [adapter.name for adapter in await small.store.adapters.list()] == [first.name]
     assert again.manifest_sha256 == first.manifest_sha256
-    assert [entry.name for entry in small.settings.adapters.iterdir()] == [first.name]
+    assert [entry.name for entry in (small.settings.state / "adapters").iterdir()] == [first.name]
 
 
 @pytest.mark.parametrize("how", ["another attempt", "cancelled", "still training"])
@@ -253,19 +253,19 @@ async def test_a_spoiled_candidate_is_never_published(
     round = await start_round(RoundState.JUDGING)
     candidate = _candidate(tmp_path)
     flip_byte(Path(candidate.adapter_directory) / WEIGHTS)
-    fault = small.registry.fault(Path(candidate.adapter_directory), candidate.adapter_name)
+    fault = small.registry.fault(candidate.adapter_directory, candidate.adapter_name)
     assert fault is not None
     assert "does not hash" in fault
     with pytest.raises(AdapterRefused, match="does not hash"):
         await small.registry.publish(round, candidate, VERDICT)
     assert await small.store.adapters.list() == ()
-    assert list(small.settings.adapters.iterdir()) == []
+    assert list((small.settings.state / "adapters").iterdir()) == []
 
 
 def test_a_sound_candidate_has_no_fault(small: SmallService, tmp_path: Path) -> None:
     files = write_adapter(tmp_path / "sound")
-    assert small.registry.fault(Path(files.directory), files.name) is None
-    assert small.registry.fault(tmp_path / "nowhere", files.name) is not None
+    assert small.registry.fault(files.directory, files.name) is None
+    assert small.registry.fault(str(tmp_path / "nowhere"), files.name) is not None
 
 
 # --- score --------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ ANSWER = Answer(prompt_token_ids=(1, 2), token_ids=(30, 31, 32))
 
 async def test_one_replica_scores_a_candidate_that_nobody_has_published(small: SmallService, tmp_path: Path) -> None:
     files = write_adapter(tmp_path / "adapter")
-    scores = await small.registry.score(Path(files.directory), files.name, [ANSWER, ANSWER])
+    scores = await small.registry.score(files.directory, files.name, [ANSWER, ANSWER])
     assert scores.logprobs == (tuple(logprob(token) for token in ANSWER.token_ids),) * 2
     assert (scores.replica, scores.dtype) == ("one", "float32")
     assert small.loaded == [{files.name}, set()], "the other goes on undisturbed"
@@ -288,7 +288,7 @@ async def test_a_candidate_that_cannot_be_scored_leaves_nothing_behind(small: Sm
     files = write_adapter(tmp_path / "adapter")
     small.engines[0].unloadable.add(files.name)
     with pytest.raises(AdapterRejected, match="The route is unchanged") as refused:
-        await small.registry.score(Path(files.directory), files.name, [ANSWER])
+        await small.registry.score(files.directory, files.name, [ANSWER])
     assert refused.value.code == "prepare_failed"
     assert small.loaded == [set(), set()]
 
@@ -297,4 +297,4 @@ async def test_while_no_replica_runs_scoring_is_to_be_tried_again(small: SmallSe
     files = write_adapter(tmp_path / "adapter")
     small.host.gone = True
     with pytest.raises(Unavailable):
-        await small.registry.score(Path(files.directory), files.name, [ANSWER])
+        await small.registry.score(files.directory, files.name, [ANSWER])

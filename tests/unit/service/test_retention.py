@@ -54,7 +54,7 @@ async def filled(store: Store, sql: Sql, make_completion: MakeCompletion) -> Sto
 
 
 def _sweeper(store: Store, folder: Path, **days: int) -> Sweeper:
-    return Sweeper(store, RetentionSettings(**days), folder, folder / "adapters")
+    return Sweeper(store, RetentionSettings(**days), str(folder), str(folder / "adapters"))
 
 
 async def test_by_default_everything_is_kept(filled: Store, sql: Sql, tmp_path: Path) -> None:

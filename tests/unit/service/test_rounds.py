@@ -312,7 +312,7 @@ async def test_a_snapshot_that_is_written_while_its_round_is_cancelled_is_taken_
     await small.rounds.cancel(round.n, who="tess")
     with pytest.raises(StaleRound):
         await small.rounds._collect(collecting)  # the step that was under way
-    assert list(small.settings.rounds_folder.rglob("*.parquet")) == []
+    assert list((small.settings.state / "rounds").rglob("*.parquet")) == []
 
 
 async def test_a_round_that_is_over_cannot_be_cancelled(start: Start) -> None:
