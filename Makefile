@@ -43,7 +43,7 @@ machine: $(STAMP) ## the store against its model in memory, STEPS=10000 steps
 
 lock: $(STAMP) ## resolve the locks anew from pyproject.toml
 	$(BIN)/pip install -qq uv
-	for kind in cpu gpu; do $(BIN)/uv pip compile pyproject.toml --extra $$kind --extra dev --python-version 3.11 \
+	for kind in cpu gpu; do $(BIN)/uv pip compile pyproject.toml --extra $$kind --extra s3 --extra dev --python-version 3.11 \
 	  --only-binary :all: --no-header --extra-index-url $(TORCH_CPU_INDEX) --output-file requirements/$$kind.txt; done
 
 clean: ## remove what was built here; the seedling's cache and state folders stay
