@@ -17,6 +17,8 @@ from training.contracts import AttemptStatus, ParentAdapter, Progress, RoundSpec
 
 log = logging.getLogger(__name__)
 
+LAST_ROUNDS = 3  # whose attempts may have outlived the Conductor that started them
+
 
 class Trainer(Protocol):
     """Runs attempts; `training.attempt.Attempts` in a cluster."""
@@ -45,6 +47,7 @@ class AttemptsOfRound:
         self._trainer = trainer
         self._specs = specs
         self._limit = limit  # attempts per round
+        self._ended_left = False  # what an earlier Conductor may have left
 
     async def step(self, round: Round) -> GivenUp | None:
         """Start the attempt if nobody runs it, and copy its progress into the round's events. Its report moves the
@@ -69,6 +72,18 @@ class AttemptsOfRound:
 
     async def stop(self, n: int) -> None:
         await self._trainer.stop(await self._spec(n))
+
+    async def end_left(self) -> None:
+        """End attempts that outlived their round's training because a Conductor died before it could end them.
+
+        Asked of the last rounds once in each Conductor's life: whoever moves a round on ends its attempt itself.
+        """
+        if self._ended_left:
+            return
+        for round in await self._store.rounds.list(LAST_ROUNDS):
+            if round.pair_digest is not None and round.state is not RoundState.TRAINING:
+                await self.stop(round.n)
+        self._ended_left = True
 
     async def _start(self, round: Round, spec: RoundSpec) -> GivenUp | None:
         """Nobody runs this attempt: it was never started, or its process died without a word."""

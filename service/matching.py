@@ -8,6 +8,7 @@ votes are suspicious, the pure `preferences.py` which pairs follow. It does not 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 from service.curation.quarantine import Suspicion, inspect
@@ -21,6 +22,12 @@ VOTES_AT_ONCE = 5000
 RECENT = timedelta(days=1)  # how far back detectors look
 
 
+@dataclass(frozen=True)
+class Step:
+    matched: int = 0  # prompts and imported pairs
+    held: bool = False  # votes were held back
+
+
 class Matcher:
     """One per process that reads pairs. Several may run: they take turns, batch by batch."""
 
@@ -31,22 +38,28 @@ class Matcher:
         self._turn = asyncio.Lock()  # callers in this process wait here, not on connections
 
     async def catch_up(self) -> int:
-        """Until nothing waits: every vote that was durable when this began has its fate. How much was matched."""
-        matched = 0
-        while count := await self.step():
-            matched += count
+        """Every vote that was durable when this began has its fate when it returns, however many come meanwhile.
+
+        How much was matched, of older and of newer votes.
+        """
+        matched, mark = 0, await self._store.prompts.mark()
+        while await self._store.prompts.wait_before(mark):
+            done = await self.step()
+            matched += done.matched
+            if done.held:  # older votes that are held back now have put their prompts on the queue again
+                mark = await self._store.prompts.mark()
         return matched
 
-    async def step(self) -> int:
-        """The next batch, if there is one: how many prompts and imported pairs it had."""
+    async def step(self) -> Step:
+        """The next batch, if there is one."""
         async with (
             self._turn,
             self._store.prompts.batch(prompts=PROMPTS_AT_ONCE, votes=VOTES_AT_ONCE) as batch,
         ):
             if batch.empty:
-                return 0
-            if batch.keys:
-                await batch.hold(await self._suspicions(batch))
+                return Step()
+            suspicions = await self._suspicions(batch) if batch.keys else []
+            await batch.hold(suspicions)
             prompts = await batch.prompts()
             learned = await batch.learned_imports()
             imports = [pair for pair in batch.imports if pair.id not in learned]
@@ -58,7 +71,7 @@ class Matcher:
                 )
             )
             await batch.replace(matched, imported)
-            return len(batch.keys) + len(batch.imports)
+            return Step(len(batch.keys) + len(batch.imports), held=bool(suspicions))
 
     async def _suspicions(self, batch: Batch) -> list[Suspicion]:
         """Whose votes in this batch came in a way that people do not vote in. Apps are looked at one by one."""

@@ -204,7 +204,9 @@ def _cluster(settings: Settings, directory: Path, store_url: str) -> Iterator[No
 
 def _show_keys(secrets: dict[str, str]) -> None:
     if secrets:
-        console.print(f"Keys were made, one of each role; they are shown once and kept in {KEYS_FILE} of the state folder:")
+        console.print(
+            f"One key of each role was made; they are shown once and kept in {KEYS_FILE} of the state folder:"
+        )
     for role, secret in secrets.items():
         console.print(f"  {role:<9} {secret}", highlight=False, soft_wrap=True)
 

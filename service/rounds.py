@@ -179,7 +179,8 @@ class Rounds:
             await asyncio.sleep(seconds)
 
     async def settle(self) -> RoundState | None:
-        """What rounds that are over leave to do: a canary is taken off, a promotion is watched. None: nothing."""
+        """What rounds that are over leave to do: attempts end, a canary is taken off, a promotion is watched. None: nothing."""
+        await self._attempts.end_left()
         unsettled = await self._store.rounds.unsettled()
         for round in unsettled:
             await self._settle(round)

@@ -31,9 +31,31 @@ from service.votes import ChoiceKey, Vote
 BATCH_SECONDS = 300.0  # that a statement of a batch may take: one prompt may have very many votes
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A place in both queues; what is put on them from now on is behind it."""
+
+    prompt: int
+    imported: int
+
+
 class Prompts:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+
+    async def mark(self) -> Mark:
+        """The end of the queues as they are now."""
+        async with self._sessions.transaction() as connection:
+            prompt = await connection.execute(select(func.coalesce(func.max(stale_prompts.c.id), 0)))
+            imported = await connection.execute(select(func.coalesce(func.max(imported_pairs.c.seq), 0)))
+            return Mark(prompt.scalar_one(), imported.scalar_one())
+
+    async def wait_before(self, mark: Mark) -> bool:
+        """Whether something that was queued before the mark is still to be matched."""
+        prompt = select(literal(1)).where(stale_prompts.c.id <= mark.prompt)
+        imported = select(literal(1)).where(imported_pairs.c.stale, imported_pairs.c.seq <= mark.imported)
+        async with self._sessions.transaction() as connection:
+            return (await connection.execute(select(prompt.exists() | imported.exists()))).scalar_one()
 
     async def waiting(self, most: int) -> int:
         """How much is to be matched: votes ever cast on the prompts that wait, and imported pairs. Counted to `most`."""

@@ -41,7 +41,13 @@ def test_a_run_says_what_it_does_and_where_everything_is(pairs: Path, models: di
     assert "format: trl (32 of 32 first rows)" in result.stderr
     assert "read: 40 trl, {prompt, chosen, rejected} of strings" in result.stderr
     assert "step 1 of " in result.stderr
-    assert {path.name for path in out.iterdir()} == {"adapter", "curves.svg", "held_out.json", "metrics", "samples.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "adapter",
+        "curves.svg",
+        "held_out.json",
+        "metrics",
+        "samples.json",
+    }
     said = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line)
     assert said["adapter"] == str(out / "adapter")
     assert (said["curves"], said["metrics"]) == (str(out / "curves.svg"), str(out / "metrics"))
