@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from service.contracts import Round, RoundBody
 from service.demo.traffic import Answer
+from service.depot import Depot
 from service.inspecting import Inspector
 from service.journal import StoreJournal
 from service.registry import Registry
@@ -93,7 +94,9 @@ class Town:
         prints = fingerprints(model)
         replica = Replica("one", SeedlingEngine(model), StoreJournal(store), settings.cache / "one", settings.serving)
         await replica.start()
-        registry = Registry(store, FakeHost([replica]), settings.adapters, prints, settings.serving.max_lora_rank)
+        registry = Registry(
+            store, FakeHost([replica]), Depot.of(settings).adapters, prints, settings.serving.max_lora_rank
+        )
         rounds = Rounds(store, HereTrainer(), registry, settings, model, prints, use_gpu=False)
         return cls(store, replica, registry, rounds, Inspector(rounds.collector, store, settings))
 
@@ -139,7 +142,7 @@ class Town:
         name, directory = BASE, None
         if round is not None:
             report = RoundReport.model_validate(round.report)
-            name, directory = report.adapter_name, Path(report.adapter_directory)
+            name, directory = report.adapter_name, report.adapter_directory
         asks = [
             Ask(messages=({"role": "user", "content": question.prompt},), max_tokens=48, temperature=1.0, seed=seed)
             for seed in range(SAMPLES)
