@@ -91,7 +91,15 @@ def find_url(state: Path) -> str:
 
 
 def find_key(state: Path, role: Literal["app", "operator"], environment: Mapping[str, str] = os.environ) -> str | None:
-    """From HELIOTROPE_KEY, else from the state folder. None: a service without keys may answer all the same."""
+    """From HELIOTROPE_KEY, the file that HELIOTROPE_KEY_FILE names, or the state folder. None: a service without keys may
+    answer all the same. Raises `BadRequest` where that file cannot be read."""
+    if named := environment.get("HELIOTROPE_KEY_FILE"):
+        try:
+            return environment.get("HELIOTROPE_KEY") or Path(named).read_text().strip()
+        except OSError as error:
+            raise BadRequest(
+                f"HELIOTROPE_KEY_FILE names {named}, which cannot be read: {error.strerror}.", code="unreadable_key"
+            ) from error
     return environment.get("HELIOTROPE_KEY") or (_read_object(state / KEYS_FILE) or {}).get(role)
 
 

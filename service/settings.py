@@ -51,7 +51,9 @@ SEEDLING = "seedling"
 TUNED = {True: {"beta": 1.0, "learning_rate": 2e-3}, False: {"beta": 0.1, "learning_rate": 5e-5}}
 
 # Read by the command line itself, not settings of the service.
-_CLIENT_VARIABLES = frozenset({"HELIOTROPE_URL", "HELIOTROPE_KEY", "HELIOTROPE_STATE", "HELIOTROPE_CONFIG"})
+_CLIENT_VARIABLES = frozenset(
+    {"HELIOTROPE_URL", "HELIOTROPE_KEY", "HELIOTROPE_KEY_FILE", "HELIOTROPE_STATE", "HELIOTROPE_CONFIG"}
+)
 
 
 class ModelSettings(Section):

@@ -72,6 +72,15 @@ def test_the_key_is_the_one_for_the_role_unless_the_environment_has_one(tmp_path
     assert find_key(tmp_path, "app", environment={"HELIOTROPE_KEY": "given"}) == "given"
 
 
+def test_the_key_may_lie_in_a_file_as_a_mounted_secret_does(tmp_path: Path) -> None:
+    (tmp_path / "operator").write_text("kept\n")
+    named = {"HELIOTROPE_KEY_FILE": str(tmp_path / "operator")}
+    assert find_key(tmp_path, "operator", environment=named) == "kept"
+    assert find_key(tmp_path, "operator", environment=named | {"HELIOTROPE_KEY": "given"}) == "given"
+    with pytest.raises(BadRequest, match=r"HELIOTROPE_KEY_FILE names .*lost, which cannot be read"):
+        find_key(tmp_path, "operator", environment={"HELIOTROPE_KEY_FILE": str(tmp_path / "lost")})
+
+
 def test_a_damaged_state_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "up.json").write_text('{"pid":')
     with pytest.raises(BadRequest, match=r"up\.json"):
