@@ -51,7 +51,7 @@ SEEDLING = "seedling"
 TUNED = {True: {"beta": 1.0, "learning_rate": 2e-3}, False: {"beta": 0.1, "learning_rate": 5e-5}}
 
 # Read by the command line itself, not settings of the service.
-_CLIENT_VARIABLES = frozenset(
+CLIENT_VARIABLES = frozenset(
     {"HELIOTROPE_URL", "HELIOTROPE_KEY", "HELIOTROPE_KEY_FILE", "HELIOTROPE_STATE", "HELIOTROPE_CONFIG"}
 )
 
@@ -261,7 +261,7 @@ def _from_file(file: Path | None) -> dict[str, Any]:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in environment.items():
-        if not name.startswith(PREFIX) or name in _CLIENT_VARIABLES:
+        if not name.startswith(PREFIX) or name in CLIENT_VARIABLES:
             continue
         path = name.removeprefix(PREFIX).lower().split("__")
         nested: Any = value

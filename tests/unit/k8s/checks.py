@@ -13,7 +13,7 @@ import pydantic
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from service.settings import Settings
+from service.settings import CLIENT_VARIABLES, PREFIX, Settings
 from tests.unit.k8s.rendering import Object, named
 
 # Made by whoever installs, and by no manifest of ours: k8s/README.md says what is in them.
@@ -236,6 +236,15 @@ def _mounted_files(found: list[Object], overlay: str) -> set[str]:
     return {f"{m['mountPath']}/{file}" for m in mounts if m["name"] in secrets for file in secrets[m["name"]]}
 
 
+def variables(found: list[Object], overlay: str) -> Iterator[str]:
+    """What is said by an environment variable of ours is something that somebody reads."""
+    for name, template in pod_templates(found):
+        for container in template["spec"]["containers"]:
+            for variable in container.get("env", []):
+                if variable["name"].startswith(PREFIX) and variable["name"] not in CLIENT_VARIABLES:
+                    yield f"{name}: nobody reads {variable['name']}"
+
+
 def serve_config(found: list[Object], overlay: str) -> Iterator[str]:
     """Ray's own class takes it; both applications are functions of ours, on the routes that the contract names."""
     ray = named(found, "RayService", "heliotrope")
@@ -265,7 +274,7 @@ def version(found: list[Object], overlay: str) -> Iterator[str]:
 
 Check = Callable[[list[Object], str], Iterator[str]]
 CHECKS: tuple[Check, ...] = (
-    restricted, sized, images, volumes, services, probes, network, settings, serve_config, version,
+    restricted, sized, images, volumes, services, probes, network, settings, variables, serve_config, version,
 )  # fmt: skip
 
 

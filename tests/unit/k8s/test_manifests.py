@@ -116,6 +116,10 @@ MISTAKES: dict[str, tuple[str, Break]] = {
     "a wrong route": ("serveConfigV2 runs", lambda o: _serve(o, "/v1", "/v2")),
     "a function that is not there": ("serveConfigV2 runs", lambda o: _serve(o, "cluster:chat", "cluster:chatt")),
     "settings read from elsewhere": ("not mounted", lambda o: _serve(o, "/etc/heliotrope/", "/etc/elsewhere/")),
+    "a variable that nobody reads": (
+        "nobody reads",
+        lambda o: edge(o)["containers"][0]["env"].append({"name": "HELIOTROPE_KEYFILE", "value": "x"}),
+    ),
     "another Ray": ("the lock says", lambda o: ray(o).update(rayVersion="2.59.0")),
     "fewer pods than replicas": (
         "more replicas than pods",
