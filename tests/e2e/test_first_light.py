@@ -26,7 +26,8 @@ from service.demo.traffic import Clients
 from tests.conftest import free_port
 from training.corpus import Style, held_out, unsafe, voted
 
-QUESTIONS = 160  # twice so many are still fewer votes a user than quarantine takes for a burst
+QUESTIONS = 280  # enough to change how the seedling speaks by far more than chance
+USERS = 30  # so many that two conversations are fewer votes each than quarantine takes for a burst
 pytestmark = pytest.mark.usefixtures("home")
 
 
@@ -90,7 +91,7 @@ class Home:
         dice, clients = random.Random(seed), self.clients()
         questions = dice.sample(list(voted()), QUESTIONS) + [q for q in unsafe() if not q.held_out]
         answers = clients.ask(questions, n=4)
-        clients.vote([(a, taste.rates_up(a.question, a.text, dice), f"user-{dice.randrange(9)}") for a in answers])
+        clients.vote([(a, taste.rates_up(a.question, a.text, dice), f"user-{dice.randrange(USERS)}") for a in answers])
         assert clients.tally.failed == 0, clients.tally.first_error
 
     def stable(self) -> str:
