@@ -30,7 +30,7 @@ from service.readiness import of_replica
 from service.settings import ServerSettings, Settings, StoreSettings
 from service.store.store import Store
 from service.tokens import Tokens
-from serving.deployment import MakeEngine, policy_application, vllm
+from serving.deployment import QUIET, MakeEngine, policy_application, vllm
 from serving.replica import Replica
 from training.contracts import Fingerprints
 
@@ -72,6 +72,7 @@ def operations(blueprint: Blueprint) -> serve.Application:
         num_replicas=1,
         max_ongoing_requests=64,
         ray_actor_options={"num_cpus": 0} | ({"runtime_env": {"env_vars": environment}} if environment else {}),
+        logging_config=QUIET,
         health_check_period_s=5,
     )(Conductor)
     return conductor.bind(

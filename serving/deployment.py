@@ -46,6 +46,8 @@ DEPLOYMENT = "Policy"
 ENGINE_LOOK_SECONDS = 0.5
 LAST_WORDS_SECONDS = 1.0  # that a replica with a dead engine has to acknowledge votes and record what failed
 A_LITTLE = 0.001  # of a resource that only says what a node is for: as many may ask for it as like
+# Ray's access log is a line in a file for each request, which costs as much as a refusal; `/metrics` counts them all.
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
 ASKED_AT_ONCE = 16  # times what one replica works on and lets wait: votes, refusals and questions of the Conductor
 
 MakeEngine = Callable[[str, ServingSettings], Engine]  # the base model's directory; called in the replica's process
@@ -171,6 +173,7 @@ def policy_application(
             "resources": {} if settings.node_resource is None else {settings.node_resource: A_LITTLE},
             "runtime_env": {"env_vars": {**environment, **machine.environment(settings, cache, gpu=gpu)}},
         },
+        logging_config=QUIET,
         health_check_period_s=2,
         health_check_timeout_s=settings.stuck_seconds,
         graceful_shutdown_timeout_s=settings.longest_drain_seconds,
