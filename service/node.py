@@ -25,15 +25,16 @@ import httpx
 import psutil
 from rich.console import Console
 
-from service import model
+from service import leftovers, model
 from service.alarm_settings import REVEALED
 from service.artifacts import require_client
 from service.client import KEYS_FILE, UP_FILE
 from service.errors import BadRequest, Conflict, HeliotropeError
 from service.keeping import redaction
 from service.settings import Settings
+from serving import haproxy
+from serving.settings import Ingress
 
-PROCESSES_FILE = "processes.json"  # [[pid, created]] of all that `up` started
 START_SECONDS = 600  # how long a detached `up` may take before its caller gives up
 STOP_SECONDS = 120  # to end a process, besides the time that its requests may take
 
@@ -72,10 +73,11 @@ def running(settings: Settings) -> Iterator[str]:
         ) from taken
     with contextlib.ExitStack() as stack:
         stack.callback(lock.release)
-        _end_leftovers(settings.state)
+        leftovers.end(settings.state)
         (settings.state / UP_FILE).unlink(missing_ok=True)  # of a killed `up`: it is no sign of this one
         require_client(settings.artifacts)  # refused now, and not in the process of a replica
         redaction.load(settings.store.redact)  # the same
+        _require_ingress(settings.server.ingress)
         _refuse_used_port(settings.server.host, settings.server.port)
         directory = model.resolve(settings.model.name)
         store_url = stack.enter_context(local_store.running(settings))
@@ -95,7 +97,7 @@ def down(state: Path) -> bool:
     found = _stop_up(state)
     if _is_locked(state / "up.lock"):
         raise HeliotropeError(f"`up` is only just starting on {state}. Stop it again when it is ready.")
-    found = _end_leftovers(state) or found
+    found = leftovers.end(state) or found
     if (state / "database").is_dir():
         from service.postgres.embedded import EmbeddedDatabase
 
@@ -119,32 +121,6 @@ def _stop_up(state: Path) -> bool:
     return True
 
 
-def _note_processes(state: Path) -> None:
-    """Every process below this one, so that they are found even if this one is killed."""
-    below = [[child.pid, child.create_time()] for child in psutil.Process().children(recursive=True)]
-    (state / PROCESSES_FILE).write_text(json.dumps(below))
-
-
-def _end_leftovers(state: Path) -> bool:
-    """Kill what a killed `up` left: most of Ray dies with its driver, its agents do not. Whether there was any.
-
-    The caller holds the lock, or has seen that nobody does. A process is known by its number and its birth, for numbers are given again.
-    """
-    file = state / PROCESSES_FILE
-    if not file.is_file():
-        return False
-    left = []
-    for pid, born in json.loads(file.read_text()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            if process.create_time() == born:
-                process.kill()
-                left.append(process)
-    psutil.wait_procs(left, timeout=STOP_SECONDS)
-    file.unlink()
-    return bool(left)
-
-
 def _is_locked(file: Path) -> bool:
     """Whether an `up` holds it; the lock dies with its holder."""
     if not file.is_file():
@@ -166,6 +142,14 @@ def _prepare_state(state: Path) -> None:
             f"The state folder {state} cannot be written: {error.strerror}. Choose another with --state.",
             param="state", code="state_not_writable",
         ) from error  # fmt: skip
+
+
+def _require_ingress(ingress: Ingress) -> None:
+    if ingress == "haproxy" and (fault := haproxy.fault()):
+        raise BadRequest(
+            f"HAProxy does not run here: {fault}. server.ingress = 'python' does without, and answers half as fast.",
+            param="server.ingress", code="ingress_missing",
+        )  # fmt: skip
 
 
 def _refuse_used_port(host: str, port: int) -> None:
@@ -192,14 +176,14 @@ def _cluster(settings: Settings, directory: Path, store_url: str) -> Iterator[No
     console.print(f"starting: {settings.model.name}, {settings.serving.replicas} replica(s)", highlight=False)
     try:
         cpus = max(4, os.cpu_count() or 1)  # what must run at once on a laptop must also fit
-        with cluster(settings.server, cpus=cpus, drain_seconds=settings.serving.longest_drain_seconds):
-            _note_processes(settings.state)
+        with cluster(settings.state, settings.server, cpus=cpus, drain_seconds=settings.serving.longest_drain_seconds):
+            leftovers.note(settings.state)
             use_gpu = _use_gpu(settings, ray.cluster_resources())
             deploy(Blueprint(settings, store_url, directory, fingerprints(directory), use_gpu=use_gpu))
-            _note_processes(settings.state)
+            leftovers.note(settings.state)
             yield
     finally:
-        (settings.state / PROCESSES_FILE).unlink(missing_ok=True)
+        leftovers.forget(settings.state)
 
 
 def _show_keys(secrets: dict[str, str]) -> None:

@@ -67,7 +67,9 @@ class ModelSettings(Section):
 class ServerSettings(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
-    ingress: Ingress = Field(default="python", description="Ray's proxy, or HAProxy; serving/README.md compares them")
+    ingress: Ingress = Field(
+        default="haproxy", description="before the replicas of this machine: HAProxy, or Ray's Python proxy"
+    )
     insecure_no_auth: bool = Field(default=False, description="answer without keys; for a laptop only")
     first_keys: dict[Role, Path] = Field(
         default={}, description="role -> a file with a key that is valid from the start, as a mounted Secret does"

@@ -14,6 +14,7 @@ from pathlib import Path
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import haproxy
 from serving.settings import Ingress
 
 # What ray/serve/_private/proxy.py and http_util.py obey, in their spelling with hyphens.
@@ -23,17 +24,18 @@ STEERING = frozenset(
 _DONE = b"data: [DONE]\n\n"
 
 
-def environment(ingress: Ingress, folder: Path) -> dict[str, str]:
-    """For the process that starts Ray, before it does. `folder` has a short path: HAProxy puts its sockets there."""
+def environment(ingress: Ingress, folder: Path, longest_seconds: float) -> dict[str, str]:
+    """For the process that starts Ray, before it does. `longest_seconds` is what an answer may take.
+
+    `folder` is there, and its path is short and plain: HAProxy's configuration and sockets are put into it.
+    """
     common = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}.middlewares",
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if ingress == "haproxy" else "0",
     }
     if ingress == "python":
         return common
-    from serving import haproxy  # the program comes with Ray on Linux alone
-
-    return common | haproxy.environment(folder, {status: _body(status) for status in (502, 503)})
+    return common | haproxy.environment(folder, {status: _body(status) for status in haproxy.STATUSES}, longest_seconds)
 
 
 def middlewares() -> list[Middleware]:

@@ -184,7 +184,7 @@ def main() -> None:
     orders = Orders(file.parent / "orders", plan["tokens"], plan["token_seconds"])
     with (
         local_store.running(settings) as store_url,
-        cluster(settings.server, cpus=CPUS, drain_seconds=settings.serving.longest_drain_seconds),
+        cluster(settings.state, settings.server, cpus=CPUS, drain_seconds=settings.serving.longest_drain_seconds),
     ):
         local_store.first_keys(settings.state, store_url)
         deploy(Blueprint(settings, store_url, file.parent / "model", FINGERPRINTS, use_gpu=False, engine=orders))

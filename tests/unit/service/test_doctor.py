@@ -14,6 +14,7 @@ from service import doctor
 from service.cli import app
 from service.doctor import GIB, Finding
 from service.settings import Settings
+from serving import haproxy
 from serving.machine import Machine
 from serving.settings import ServingSettings
 from tests.fake_api import FakeApi
@@ -28,14 +29,29 @@ def api() -> Iterator[FakeApi]:
 def test_every_complaint_comes_with_a_remedy(tmp_path: Path) -> None:
     findings = doctor.examine(Settings(state=tmp_path), None)
     assert [finding for finding in findings if finding.outcome != "ok" and not finding.remedy] == []
-    assert {"python", "gpu", "cpus", "memory", "disk", "shared memory", "open files", "database", "service"} <= {
-        finding.name for finding in findings
-    }
+    assert {
+        "python",
+        "gpu",
+        "cpus",
+        "memory",
+        "disk",
+        "shared memory",
+        "open files",
+        "database",
+        "ingress",
+        "service",
+    } <= {finding.name for finding in findings}
 
 
 def test_the_embedded_database_is_found_and_not_needed_with_a_server_of_one_s_own() -> None:
     assert doctor.database(None).found.startswith("postgres (PostgreSQL) 18")
     assert doctor.database("postgresql://db/x").outcome == "ok"
+
+
+def test_haproxy_is_there_and_not_needed_with_rays_own_proxy() -> None:
+    assert doctor.ingress("haproxy", haproxy.fault()) == Finding("ingress", "ok", "HAProxy")
+    assert doctor.ingress("haproxy", "gone").outcome == "missing"
+    assert doctor.ingress("python", "gone").outcome == "ok"
 
 
 def test_packages_are_compared_with_what_is_asked_for() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving import ingress
 from serving.ingress import Front
 
 JSON = [(b"content-type", b"application/json")]
@@ -140,36 +137,3 @@ async def test_what_is_no_http_passes_untouched() -> None:
 
     await Front(app)({"type": "lifespan"}, nothing, nothing)
     assert asked == ["lifespan"]
-
-
-def test_each_haproxy_has_sockets_and_ports_of_its_own(tmp_path: Path) -> None:
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-    first, second = (ingress.environment("haproxy", folder) for folder in folders)
-    own = {name for name in first if "PATH" in name or "FILE" in name or "PORT" in name}
-    assert all(first[name] != second[name] for name in own - {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"})
-    assert first["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-    assert ingress.environment("python", tmp_path)["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
-
-
-def test_haproxy_listens_beyond_this_machine_only_where_it_was_told_and_fails_in_our_shape(tmp_path: Path) -> None:
-    """The lines as Ray writes them; the program is asked whether it takes what becomes of them."""
-    variables = ingress.environment("haproxy", tmp_path)
-    metrics, stats = (variables[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(
-        "defaults\n    mode http\n    timeout connect 5s\n    timeout client 5s\n    timeout server 5s\n"
-        "    errorfile 502 /no/such/file\n    errorfile 503 /no/such/file\n"
-        f"frontend prometheus\n    bind :{metrics}\n"
-        "frontend http_frontend\n    bind *:8000\n"
-        f"listen stats\n  bind *:{stats}\n"
-    )
-    program = variables["RAY_SERVE_HAPROXY_BINARY_PATH"]
-    checked = subprocess.run([program, "-c", "-f", str(config)], capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stderr
-    bound = [line.split()[1] for line in config.read_text().splitlines() if line.strip().startswith("bind")]
-    assert bound == [f"127.0.0.1:{metrics}", "*:8000", f"127.0.0.1:{stats}"]
-    head, _, body = (tmp_path / "502.http").read_bytes().partition(b"\r\n\r\n")
-    assert json.loads(body)["error"]["code"] == "replica_lost"
-    assert f"content-length: {len(body)}".encode() in head
