@@ -66,7 +66,7 @@ def hanging_up(port: int) -> Iterator[None]:
                 self.end_headers()
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
