@@ -93,13 +93,20 @@ def _write_mending(folder: Path, ports: tuple[int, ...], bodies: Mapping[int, by
     """What `sed` does to the configuration: doors that only this machine sees, and our answers instead of Ray's page.
 
     A replica is asked over a new connection each time. Were one used again, HAProxy would take the replica's end for the
-    usual end of an idle connection, and hang up on the client without an answer.
+    usual end of an idle connection, and hang up on the client without an answer. No line is logged for a request: Ray
+    would read each to count what we count ourselves.
     """
     errors = [f"    errorfile {status} {_write_error(folder, status, body)}\n" for status, body in bodies.items()]
     defaults = folder / "defaults"
     defaults.write_text(f"    timeout http-request {_HEAD_SECONDS}s\n    option http-server-close\n{''.join(errors)}")
     bound = [f"s/bind \\*\\{{0,1\\}}:{port}$/bind 127.0.0.1:{port}/" for port in ports]
-    rules = [*bound, "s/http-reuse always/http-reuse never/", "/^ *errorfile /d", f"/^defaults$/r {defaults}"]
+    rules = [
+        *bound,
+        "s/http-reuse always/http-reuse never/",
+        "/^ *log[ -]/d",
+        "/^ *errorfile /d",
+        f"/^defaults$/r {defaults}",
+    ]
     mending = folder / "mending.sed"
     mending.write_text("".join(f"{rule}\n" for rule in rules))
     return mending

@@ -106,6 +106,7 @@ def test_haproxy_ends_no_answer_before_its_time_and_asks_no_replica_twice(short:
     lines = {line.strip() for line in config.read_text().splitlines()}
     assert {"hard-stop-after 610s", "retry-on conn-failure", "option http-server-close", "http-reuse never"} <= lines
     assert "http-reuse always" not in lines
+    assert not [line for line in lines if line.startswith("log")]
 
 
 @pytest.mark.parametrize(("listens", "status", "code"), [(False, 503, "no_replica"), (True, 502, "replica_lost")])
