@@ -217,7 +217,9 @@ def test_a_stuck_loop_and_a_dead_engine_are_replaced_and_the_new_replica_answers
         eventually(lambda: consistent(fake))
         enough = clients.answers + 3 * clients.clients
         eventually(lambda: clients.answers > enough)
-    assert all(fault.startswith("failed: ") and '"error"' in fault for fault in clients.faults), clients.faults
+    untold = [fault for fault in clients.faults if not (fault.startswith("failed: ") and '"error"' in fault)]
+    assert all("IncompleteReadError" in fault for fault in untold), untold  # streams: HAProxy can only break them off
+    assert len(untold) <= clients.clients // 2
     assert answered_by(fake) == {files.name}
 
 
