@@ -8,7 +8,9 @@ or with an error event at the end of their stream, and never with a stream that 
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -21,6 +23,8 @@ from serving.settings import Ingress
 STEERING = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve-multiplexed-model-id", b"x-session-id"}
 )
+_BEHIND_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+_JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -31,16 +35,41 @@ def environment(ingress: Ingress, folder: Path, longest_seconds: float) -> dict[
     """
     common = {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}.middlewares",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1" if ingress == "haproxy" else "0",
+        _BEHIND_HAPROXY: "1" if ingress == "haproxy" else "0",
     }
     if ingress == "python":
         return common
-    return common | haproxy.environment(folder, {status: _body(status) for status in haproxy.STATUSES}, longest_seconds)
+    bodies = {status: _body(status) for status in haproxy.STATUSES}
+    # uvicorn would believe a header about who calls, and `FromHere` believes uvicorn.
+    return common | {"FORWARDED_ALLOW_IPS": "none"} | haproxy.environment(folder, bodies, longest_seconds)
 
 
 def middlewares() -> list[Middleware]:
-    """Called by Ray in the process that holds the HTTP socket."""
-    return [Middleware(Front)]
+    """Called by Ray in the process that holds the HTTP socket. The last is the outermost."""
+    behind_haproxy = os.environ.get(_BEHIND_HAPROXY) == "1"
+    return [Middleware(Front), *([Middleware(FromHere)] if behind_haproxy else [])]
+
+
+class FromHere:
+    """Answers this machine alone. Behind HAProxy, Ray opens each replica's own port on all interfaces."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _is_from_here(scope):
+            await send({"type": "http.response.start", "status": 403, "headers": [_JSON]})
+            await send({"type": "http.response.body", "body": _body(403)})
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_from_here(scope: Scope) -> bool:
+    """A machine that calls an address of its own calls from that very address."""
+    client, server = scope.get("client"), scope.get("server")
+    if client is None or server is None:
+        return False
+    return client[0] == server[0] or ipaddress.ip_address(client[0]).is_loopback
 
 
 class Front:
@@ -98,7 +127,7 @@ class _Answer:
             await self._send({"type": "http.response.body", "body": event})
 
     async def _refuse(self) -> None:
-        headers = [(b"content-type", b"application/json")]
+        headers = [_JSON]
         if self._refusal in (502, 503):
             headers.append((b"retry-after", self._retry_after))
         await self._send({"type": "http.response.start", "status": self._refusal, "headers": headers})
@@ -107,6 +136,7 @@ class _Answer:
 
 def _body(status: int) -> bytes:
     message, kind, code = {
+        403: ("This port is for this machine alone. Ask at the service's own.", "permission_error", "not_this_port"),
         502: ("The replica that worked on this request is gone. Send it again.", "server_error", "replica_lost"),
         503: ("No replica can take this request now. Try again.", "service_unavailable_error", "no_replica"),
         408: ("The request took too long.", "timeout_error", "deadline_exceeded"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.ingress import Front
+from serving.ingress import FromHere, Front, middlewares
 
 JSON = [(b"content-type", b"application/json")]
 STREAM = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -137,3 +137,36 @@ async def test_what_is_no_http_passes_untouched() -> None:
 
     await Front(app)({"type": "lifespan"}, nothing, nothing)
     assert asked == ["lifespan"]
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "status"),
+    [
+        ("192.0.2.7", "192.0.2.7", 200),  # HAProxy, at the address by which Ray knows this machine
+        ("127.0.0.1", "127.0.0.1", 200),
+        ("::1", "::1", 200),
+        ("192.0.2.8", "192.0.2.7", 403),
+        ("2001:db8::8", "2001:db8::7", 403),
+    ],
+)
+async def test_a_replicas_own_port_answers_this_machine_alone(client: str, server: str, status: int) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    proxy = Proxy(start(200, JSON), body(b"{}"))
+    await FromHere(proxy)(
+        {"type": "http", "headers": [], "client": (client, 5), "server": (server, 30000)}, receive, send
+    )
+    assert sent[0]["status"] == status
+
+
+def test_behind_haproxy_the_replicas_own_ports_are_closed_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    assert [middleware.cls for middleware in middlewares()] == [Front, FromHere]
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "0")
+    assert [middleware.cls for middleware in middlewares()] == [Front]
