@@ -11,7 +11,7 @@ STAMP := $(VENV)/installed-$(LOCK)
 TORCH := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test check bench chaos machine lock clean
+.PHONY: help demo test check bench chaos machine image lock clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ chaos: $(STAMP) ## kill every process of the store's side at random moments, RUN
 STEPS := 10000
 machine: $(STAMP) ## the store against its model in memory, STEPS=10000 steps
 	STEPS=$(STEPS) $(BIN)/python -m pytest tests/unit/service/test_store_machine.py
+
+image: $(STAMP) ## run the Dockerfile's steps without a container engine, as root on Debian bookworm; several GB
+	$(BIN)/python -m tests.image
 
 lock: $(STAMP) ## resolve the locks anew from pyproject.toml
 	$(BIN)/pip install -qq uv
