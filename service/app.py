@@ -30,6 +30,7 @@ from service.readiness import of_replica
 from service.settings import ServerSettings, Settings, StoreSettings
 from service.store.store import Store
 from service.tokens import Tokens
+from serving.contracts import Base
 from serving.deployment import QUIET, MakeEngine, policy_application, vllm
 from serving.replica import Replica
 from training.contracts import Fingerprints
@@ -55,6 +56,7 @@ def chat(blueprint: Blueprint) -> serve.Application:
     edge = ChatEdge(blueprint.store_url, settings.server, settings.store, settings.limits, settings.serving.replicas)
     return policy_application(
         str(blueprint.model),
+        Base(blueprint.fingerprints.base_model, blueprint.fingerprints.tokenizer),
         settings.serving,
         str(settings.cache),
         edge,

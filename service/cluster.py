@@ -1,12 +1,14 @@
 """The two applications as KubeRay builds them: `service.cluster:chat` and `service.cluster:operations` of a Serve config.
 
 What `service/node.py` does for one machine, without starting anything: Ray runs already, PostgreSQL and the object store
-are somewhere else. What could only go wrong later, on another node, is refused here.
+are somewhere else. What could only go wrong later, on another node, is refused here; `python -m service.cluster FILE`
+does that and no more, for a container that runs before Ray's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from service import model
 from service.app import Blueprint
 from service.app import chat as chat_application
 from service.app import operations as operations_application
-from service.artifacts import require_client
-from service.errors import BadRequest
+from service.artifacts import require_usable
+from service.errors import BadRequest, HeliotropeError
 from service.keeping import redaction
-from service.settings import Settings, load
+from service.settings import Settings, load, secret
 from service.store.database import migrate
 from service.store.store import Store
 
@@ -69,16 +71,14 @@ def require_shared(settings: Settings) -> None:
 
 def blueprint(settings: Settings) -> Blueprint:
     """All that both applications are built from. Both migrate: whichever is built first does it."""
-    from training.fingerprints import fingerprints
-
-    require_client(settings.artifacts)  # refused now, and not in the process of a replica
+    require_usable(settings.artifacts)  # refused now, and not in the process of a replica
     redaction.load(settings.store.redact)  # the same
     directory = model.resolve(settings.model.name)
     url = settings.store_url
     assert url is not None, "require_shared was asked first"
     migrate(url)
     asyncio.run(_let_in(url, settings))
-    return Blueprint(settings, url, directory, fingerprints(directory), use_gpu=settings.serving.device == "gpu")
+    return Blueprint(settings, url, directory, model.settled(directory, url), use_gpu=settings.serving.device == "gpu")
 
 
 async def _let_in(url: str, settings: Settings) -> None:
@@ -86,16 +86,18 @@ async def _let_in(url: str, settings: Settings) -> None:
     store = Store(url)
     try:
         for role, file in settings.server.first_keys.items():
-            await store.keys.adopt(role, "first", _secret(file, f"server.first_keys.{role}"))
+            await store.keys.adopt(role, "first", secret(file, f"server.first_keys.{role}"))
     finally:
         await store.close()
 
 
-def _secret(file: Path, setting: str) -> str:
+def main() -> None:
     try:
-        return file.read_text().strip()
-    except OSError as error:
-        raise BadRequest(
-            f"{setting} names {file}, which cannot be read ({error.strerror}). Mount the Secret there.",
-            param=setting, code="secret_missing",
-        ) from error  # fmt: skip
+        told = blueprint(settings_of({"settings": sys.argv[1]}))
+    except HeliotropeError as error:
+        sys.exit(error.message)
+    print(f"{told.model}: base model {told.fingerprints.base_model}, tokenizer {told.fingerprints.tokenizer}")
+
+
+if __name__ == "__main__":
+    main()

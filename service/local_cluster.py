@@ -52,6 +52,7 @@ def cluster(state: Path, server: ServerSettings, *, cpus: int, drain_seconds: fl
     ):
         try:
             ray.init(
+                address="local",  # never a cluster that runs already: on its other nodes nobody reaches this machine's store
                 namespace=NAMESPACE,
                 num_cpus=cpus,
                 include_dashboard=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 
 from service.errors import BadRequest
 from service.settings import SEEDLING
+from service.store.store import Store
+from training.contracts import Fingerprints
+from training.fingerprints import fingerprints
 
 
 def resolve(name: str) -> Path:
@@ -24,6 +28,35 @@ def resolve(name: str) -> Path:
         directory = _from_hub(name)
     _check(directory.resolve(), name)
     return directory.resolve()
+
+
+def settled(directory: Path, store_url: str) -> Fingerprints:
+    """The directory's fingerprints, which are those that the first start has recorded in the store; this may be it.
+
+    Raises `BadRequest` for another base model or tokenizer: what the store holds was learned on the recorded one.
+    """
+    here = fingerprints(directory)
+    recorded = asyncio.run(_recorded(here, store_url))
+    for part, found, known in (
+        ("base model", here.base_model, recorded.base_model),
+        ("tokenizer or chat template", here.tokenizer, recorded.tokenizer),
+    ):
+        if found != known:
+            raise BadRequest(
+                f"model.name: the {part} in {directory} has the digest {found}, and this database belongs to one with "
+                f"{known}: its adapters, answers and pairs fit no other. Name that model again, or a database "
+                "(store.url) or state folder (--state) of its own for this one.",
+                param="model.name", code="base_model_changed",
+            )  # fmt: skip
+    return here
+
+
+async def _recorded(here: Fingerprints, store_url: str) -> Fingerprints:
+    store = Store(store_url)
+    try:
+        return await store.base_model.settle(here)
+    finally:
+        await store.close()
 
 
 def _seedling() -> Path:

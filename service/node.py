@@ -27,13 +27,14 @@ from rich.console import Console
 
 from service import leftovers, model
 from service.alarm_settings import REVEALED
-from service.artifacts import require_client
+from service.artifacts import require_usable
 from service.client import KEYS_FILE, UP_FILE
 from service.errors import BadRequest, Conflict, HeliotropeError
 from service.keeping import redaction
 from service.settings import Settings
 from serving import haproxy
 from serving.settings import Ingress
+from training.contracts import Fingerprints
 
 START_SECONDS = 600  # how long a detached `up` may take before its caller gives up
 STOP_SECONDS = 120  # to end a process, besides the time that its requests may take
@@ -75,7 +76,7 @@ def running(settings: Settings) -> Iterator[str]:
         stack.callback(lock.release)
         leftovers.end(settings.state)
         (settings.state / UP_FILE).unlink(missing_ok=True)  # of a killed `up`: it is no sign of this one
-        require_client(settings.artifacts)  # refused now, and not in the process of a replica
+        require_usable(settings.artifacts)  # refused now, and not in the process of a replica
         redaction.load(settings.store.redact)  # the same
         _require_ingress(settings.server.ingress)
         _refuse_used_port(settings.server.host, settings.server.port)
@@ -83,7 +84,8 @@ def running(settings: Settings) -> Iterator[str]:
         store_url = stack.enter_context(local_store.running(settings))
         _show_keys(local_store.first_keys(settings.state, store_url))
         url = _url(settings)
-        stack.enter_context(_cluster(settings, directory, store_url))
+        base = model.settled(directory, store_url)
+        stack.enter_context(_cluster(settings, directory, store_url, base))
         note = settings.state / UP_FILE
         drain_seconds = settings.serving.longest_drain_seconds
         note.write_text(json.dumps({"pid": os.getpid(), "url": url, "drain_seconds": drain_seconds}))
@@ -165,13 +167,12 @@ def _refuse_used_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _cluster(settings: Settings, directory: Path, store_url: str) -> Iterator[None]:
+def _cluster(settings: Settings, directory: Path, store_url: str, base: Fingerprints) -> Iterator[None]:
     """Both applications, running and ready on a Ray cluster of this machine alone."""
     import ray
 
     from service.app import Blueprint
     from service.local_cluster import cluster, deploy
-    from training.fingerprints import fingerprints
 
     console.print(f"starting: {settings.model.name}, {settings.serving.replicas} replica(s)", highlight=False)
     try:
@@ -179,7 +180,7 @@ def _cluster(settings: Settings, directory: Path, store_url: str) -> Iterator[No
         with cluster(settings.state, settings.server, cpus=cpus, drain_seconds=settings.serving.longest_drain_seconds):
             leftovers.note(settings.state)
             use_gpu = _use_gpu(settings, ray.cluster_resources())
-            deploy(Blueprint(settings, store_url, directory, fingerprints(directory), use_gpu=use_gpu))
+            deploy(Blueprint(settings, store_url, directory, base, use_gpu=use_gpu))
             leftovers.note(settings.state)
             yield
     finally:

@@ -185,17 +185,11 @@ class Settings(Section):
 
     @property
     def store_url(self) -> str | None:
-        """None: the embedded database. Raises `BadRequest` where the file that holds it cannot be read."""
+        """None: the embedded database. Raises `BadRequest` where the file that should hold it does not."""
         file = self.store.url_file
         if file is None:
             return self.store.url
-        try:
-            return file.read_text().strip()
-        except OSError as error:
-            raise BadRequest(
-                f"setting 'store.url_file' names {file}, which cannot be read: {error.strerror}. Mount the Secret there.",
-                param="store.url_file", code="secret_missing",
-            ) from error  # fmt: skip
+        return secret(file, "store.url_file")
 
     @property
     def round_defaults(self) -> dict[str, Any]:
@@ -218,6 +212,23 @@ class Settings(Section):
     def cache(self) -> Path:
         """This machine's verified copies of published adapters."""
         return self.state / "cache"
+
+
+def secret(file: Path, setting: str) -> str:
+    """The text of a mounted Secret. Raises `BadRequest` that names the setting where there is none."""
+    try:
+        text = file.read_text().strip()
+    except OSError as error:
+        raise BadRequest(
+            f"setting '{setting}' names {file}, which cannot be read: {error.strerror}. Mount the Secret there.",
+            param=setting, code="secret_missing",
+        ) from error  # fmt: skip
+    if not text:
+        raise BadRequest(
+            f"setting '{setting}' names {file}, which is empty. Put the value into the Secret.",
+            param=setting, code="secret_empty",
+        )  # fmt: skip
+    return text
 
 
 def load(

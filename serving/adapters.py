@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,14 +21,16 @@ import fsspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from serving.contracts import AdapterFiles
-from serving.errors import AdapterRefused
+from serving.contracts import AdapterFiles, Base
+from serving.errors import AdapterRefused, BaseRefused
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MANIFEST = "manifest.json"
 FILES = frozenset({WEIGHTS, CONFIG, MANIFEST})
 SCHEMA_VERSION = 1
+
+_REMEDY = "name the model that it was trained on in model.name, or train an adapter on this one"
 
 _BASE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _TOKENIZER_FILES = (
@@ -54,6 +57,16 @@ def tokenizer_fingerprint(model: Path) -> str:
 def _fingerprint(files: Iterable[Path]) -> str:
     lines = (f"{path.name} {sha256_of(path)}\n" for path in sorted(files, key=lambda path: path.name))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def require_base(found: Base, told: Base, model: str) -> None:
+    """Raises `BaseRefused` where this node's base model is not the one that the service was started with."""
+    for part, here, there in (("weights", found.model, told.model), ("tokenizer", found.tokenizer, told.tokenizer)):
+        if here != there:
+            raise BaseRefused(
+                f"model.name: the {part} in {model} on node {socket.gethostname()} have the digest {here}, and the "
+                f"service was started with {there}. Every node needs the same files: copy the base model there anew"
+            )
 
 
 def fetch(files: AdapterFiles, cache: Path) -> Path:
@@ -115,12 +128,20 @@ def verify(
         if not isinstance(files, dict) or sha256_of(directory / file) != files.get(file):
             raise refuse(f"{file} does not hash to what its manifest says")
     if manifest.get("base_model") != base:
-        raise refuse("it was trained on another base model than the one served")
+        theirs = f"it was trained on another base model ({_short(manifest.get('base_model'))}) than the one served"
+        raise refuse(f"{theirs} ({_short(base)}): {_REMEDY}")
     if manifest.get("tokenizer") != tokenizer:
-        raise refuse("it was trained with another tokenizer or chat template than the one served")
+        theirs = (
+            f"it was trained with another tokenizer or chat template ({_short(manifest.get('tokenizer'))}) than the"
+        )
+        raise refuse(f"{theirs} one served ({_short(tokenizer)}): {_REMEDY}")
     rank = _check_config(_json(directory / CONFIG, refuse), max_rank, refuse)
     _check_weights(directory / WEIGHTS, rank, refuse)
     return manifest
+
+
+def _short(digest: Any) -> str:
+    return str(digest)[:12]
 
 
 def _json(path: Path, refuse: Any) -> dict[str, Any]:

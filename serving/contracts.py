@@ -217,6 +217,14 @@ class ChatAnswer:
     rateable: bool = True  # of a body: its record is durable. A stream says so itself, in its last chunk
 
 
+@dataclass(frozen=True)
+class Base:
+    """Which base model a directory holds: sha256 of its weights with their configuration, and of what renders messages."""
+
+    model: str
+    tokenizer: str
+
+
 class Engine(Protocol):
     """Generates text. Knows adapters by name, nothing of routes, keys or records."""
 

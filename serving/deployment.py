@@ -24,10 +24,12 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 
 from serving import machine
+from serving.adapters import require_base
 from serving.contracts import (
     AdapterFiles,
     Answer,
     Ask,
+    Base,
     Edge,
     Engine,
     Exposed,
@@ -38,6 +40,7 @@ from serving.contracts import (
     Sampled,
     Scores,
 )
+from serving.errors import BaseRefused
 from serving.settings import ServingSettings
 from serving.watchdog import Watchdog, end_process
 
@@ -61,14 +64,14 @@ class Policy:
     """One replica: an engine, the routing around it, and the chat API in front of it."""
 
     async def __init__(
-        self, model: str, settings: ServingSettings, cache: str, edge: Edge, make_engine: MakeEngine
+        self, model: str, base: Base, settings: ServingSettings, cache: str, edge: Edge, make_engine: MakeEngine
     ) -> None:
         from serving.replica import Replica
 
         logging.basicConfig(level=logging.WARNING)
         self._edge = edge
         self._journal = edge.journal()
-        self._engine = make_engine(model, settings)
+        self._engine = started(make_engine, model, settings, base)
         self._replica = Replica(
             serve.get_replica_context().replica_id.unique_id,
             self._engine,
@@ -143,6 +146,17 @@ class Policy:
             await self._journal.close()
 
 
+def started(make_engine: MakeEngine, model: str, settings: ServingSettings, base: Base) -> Engine:
+    """An engine on this node's files. Raises `BaseRefused` where they are not the `base` that other nodes have."""
+    engine = make_engine(model, settings)
+    try:
+        require_base(Base(engine.base_fingerprint, engine.tokenizer_fingerprint), base, model)
+    except BaseRefused:
+        engine.shutdown()
+        raise
+    return engine
+
+
 def vllm(model: str, settings: ServingSettings) -> Engine:
     """The engine of every real deployment. Imported here: only a replica's process pays for vLLM."""
     if not ray.get_gpu_ids():
@@ -155,6 +169,7 @@ def vllm(model: str, settings: ServingSettings) -> Engine:
 
 def policy_application(
     model: str,
+    base: Base,
     settings: ServingSettings,
     cache: str,
     edge: Edge,
@@ -163,7 +178,7 @@ def policy_application(
     engine: MakeEngine = vllm,
     environment: Mapping[str, str] = {},
 ) -> serve.Application:
-    """The Serve application `chat`, ready for `serve.run`. `environment`: what replicas need to fetch adapters."""
+    """The Serve application `chat`, ready for `serve.run`. `base`: of the model on every node. `environment`: what replicas need to fetch adapters."""
     return Policy.options(
         **scaling(settings),
         max_ongoing_requests=ASKED_AT_ONCE * (settings.max_requests + settings.max_waiting),
@@ -177,7 +192,7 @@ def policy_application(
         health_check_period_s=2,
         health_check_timeout_s=settings.stuck_seconds,
         graceful_shutdown_timeout_s=settings.longest_drain_seconds,
-    ).bind(model, settings, cache, edge, engine)
+    ).bind(model, base, settings, cache, edge, engine)
 
 
 def scaling(settings: ServingSettings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ ServingError
 ├── DeadlineExceeded  an answer took longer than it may
 ├── EngineFailed      the engine gave up in the middle of an answer
 ├── AdapterRefused    an adapter directory does not hash to its manifest or breaks its contract
+├── BaseRefused       the base model on this node is not the one that the service was started with
 ├── NoRoom            every adapter place is taken by adapters still in use
 └── HostError         not every replica did what it was told
 """
@@ -72,6 +73,9 @@ class DeadlineExceeded(ServingError):
 
 
 class AdapterRefused(ServingError): ...
+
+
+class BaseRefused(ServingError): ...
 
 
 class NoRoom(ServingError): ...

@@ -48,7 +48,7 @@ class Keys:
         shape = _SHAPE.fullmatch(presented)
         if shape is None or not presented.startswith(f"hel_{role.value}_"):
             raise BadRequest(
-                f"a first key for the role '{role.value}' reads hel_{role.value}_<12 hexadecimal digits>_<43 characters>.",
+                f"server.first_keys.{role.value}: the file must hold one key, which reads hel_{role.value}_<12 hexadecimal digits>_<43 characters>.",
                 param=f"server.first_keys.{role.value}", code="malformed_key",
             )  # fmt: skip
         row = {"id": shape.group(1), "role": role.value, "app": app, "secret_sha256": _digest(presented)}

@@ -24,6 +24,7 @@ store.retention    what is past its time
 store.alarms       what operators are told
 store.measures     how it all stands, as numbers
 store.answers      how often answers refuse
+store.base_model   which one all of it belongs to
 store.secrets      what signs the tokens of web pages
 """
 
@@ -37,6 +38,7 @@ from service.store.adapters import Adapters
 from service.store.alarms import Alarms
 from service.store.answers import Answers
 from service.store.audit import Audit
+from service.store.base_model import BaseModel
 from service.store.canary import Canaries
 from service.store.completions import Completions
 from service.store.erasure import Erasure
@@ -90,6 +92,7 @@ class Store:
         self.alarms = Alarms(self._sessions)
         self.measures = StoredMeasures(self._sessions)
         self.answers = Answers(self._sessions)
+        self.base_model = BaseModel(self._sessions)
         self.secrets = Secrets(self._sessions)
 
     async def reach(self) -> None:

@@ -16,7 +16,7 @@ from service.store.tables.curated import (
     vote_fates,
 )
 from service.store.tables.learning import adapter_ordinals, adapters, round_events, round_pairs, rounds
-from service.store.tables.operation import adapter_leases, alarms, audit, keys, pause, route, secrets
+from service.store.tables.operation import adapter_leases, alarms, audit, base_model, keys, pause, route, secrets
 from service.store.tables.traffic import choices, completions, feedback
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "adapters",
     "alarms",
     "audit",
+    "base_model",
     "choices",
     "completions",
     "feedback",

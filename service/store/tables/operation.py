@@ -101,6 +101,17 @@ adapter_leases = Table(
     PrimaryKeyConstraint("adapter", "replica"),
 )
 
+# What the first start found in model.name.
+base_model = Table(
+    "base_model",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("base_model", Text, nullable=False),  # sha256, as is the next: training/fingerprints.py
+    Column("tokenizer", Text, nullable=False),
+    created_at(),
+    CheckConstraint("id = 1", name="single_row"),
+)
+
 # Random values that all processes share: made once by whoever needs one first.
 secrets = Table(
     "secrets",

@@ -16,7 +16,7 @@ from service.store.audit_chain import Chain
 from service.store.database import known_schemas, migrate
 from service.store.tables import metadata
 
-OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, NEWEST = "0001", "0002", "0003", "0004", "0005"
+OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, NEWEST = "0001", "0002", "0003", "0004", "0005", "0006"
 
 FIRST_LIGHT = """
 INSERT INTO keys (id, role, app, secret_sha256) VALUES ('k', 'app', 'shop', 'x');
@@ -88,7 +88,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def test_every_schema_has_its_place_on_the_stairs() -> None:
-    assert known_schemas() == {OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, NEWEST}
+    assert known_schemas() == {OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, NEWEST}
 
 
 def test_all_the_way_down_nothing_is_left_and_up_again_everything_is_there(database: Database) -> None:

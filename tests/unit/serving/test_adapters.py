@@ -63,8 +63,11 @@ def test_a_whole_adapter_is_verified_and_its_manifest_returned(files: AdapterFil
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ({"base": "0" * 64}, "another base model"),
-        ({"tokenizer": "0" * 64}, "another tokenizer or chat template"),
+        (
+            {"base": "0" * 64},
+            r"another base model \(bbbbbbbbbbbb\) than the one served \(000000000000\): name .* model.name",
+        ),
+        ({"tokenizer": "0" * 64}, r"another tokenizer or chat template \(777777777777\) .* \(000000000000\): name"),
         ({"max_rank": 7}, "rank 8 is not between 1 and max_lora_rank = 7"),
         ({"name": "policy-0002-00000000"}, "its manifest names 'policy-0001-"),
         ({"manifest_sha256": "0" * 64}, "not the published one"),

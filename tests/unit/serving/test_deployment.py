@@ -7,8 +7,12 @@ from typing import Any
 import pydantic
 import pytest
 
-from serving.deployment import scaling
+from serving.contracts import Base, Engine
+from serving.deployment import scaling, started
+from serving.errors import BaseRefused
 from serving.settings import ServingSettings
+from tests.adapter_files import FINGERPRINTS
+from tests.fakes import FakeEngine
 
 
 def test_replicas_are_as_many_as_the_settings_say() -> None:
@@ -40,3 +44,19 @@ def test_a_replica_that_is_stopped_may_finish_its_longest_answer() -> None:
 def test_settings_that_contradict_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=said):
         ServingSettings(**settings)
+
+
+def test_a_replica_on_a_node_with_another_base_does_not_start_and_both_digests_are_named() -> None:
+    engine = FakeEngine()
+
+    def make(model: str, settings: ServingSettings) -> Engine:
+        return engine
+
+    ours = Base(FINGERPRINTS.base_model, FINGERPRINTS.tokenizer)
+    assert started(make, "/models/base", ServingSettings(), ours) is engine
+    for part, told in (("weights", Base("c" * 64, ours.tokenizer)), ("tokenizer", Base(ours.model, "c" * 64))):
+        with pytest.raises(BaseRefused, match=f"model.name: the {part} in /models/base on node") as refused:
+            started(make, "/models/base", ServingSettings(), told)
+        found = ours.model if part == "weights" else ours.tokenizer
+        assert found in str(refused.value) and "c" * 64 in str(refused.value)
+        assert "copy the base model there anew" in str(refused.value)

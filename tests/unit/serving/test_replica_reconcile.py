@@ -158,7 +158,7 @@ async def test_a_corrupt_adapter_that_answers_nobody_by_default_keeps_no_replica
     assert (await replica.chat(BODY | {"model": "policy@previous"}, SHOP)).adapter == spoiled.name
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "unknown", "no token"])
+@pytest.mark.parametrize("fault", ["corrupt", "unknown", "no token", "another base"])
 async def test_a_replica_whose_route_cannot_be_served_does_not_start(
     engine: FakeEngine, journal: FakeJournal, tmp_path: Path, fault: str
 ) -> None:
@@ -170,6 +170,8 @@ async def test_a_replica_whose_route_cannot_be_served_does_not_start(
         flip_byte(Path(spoiled.directory) / WEIGHTS)
     if fault == "no token":
         engine.unusable.add(spoiled.name)
+    if fault == "another base":
+        engine.base_fingerprint = "c" * 64
     replica = Replica("one", engine, journal, tmp_path / "cache", ServingSettings())
     with pytest.raises((AdapterRefused, EngineDead), match=spoiled.name):
         await replica.start()
