@@ -5,7 +5,6 @@ Each check takes all objects of an overlay and gives its faults, one line each; 
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterator
 
@@ -14,34 +13,20 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from service.settings import CLIENT_VARIABLES, PREFIX, Settings
+from tests.unit.k8s.meeting import (
+    BY_REFERENCE,
+    bucket,
+    containers,
+    disruption,
+    hosts,
+    pod_templates,
+    probed,
+    scraped,
+    secret_files,
+)
 from tests.unit.k8s.rendering import Object, named
 
-# Made by whoever installs, and by no manifest of ours: k8s/README.md says what is in them.
-BY_REFERENCE = {
-    "local": {},
-    "gpu": {
-        "Secret": {"heliotrope-store": {"url"}, "heliotrope-keys": {"operator", "metrics"}, "heliotrope-artifacts": {"credentials"}},
-        "PersistentVolumeClaim": {"heliotrope-model": set()},
-    },
-}  # fmt: skip
-MADE_BY_KUBERAY = {"heliotrope-serve-svc"}
 COMPONENT = "app.kubernetes.io/component"
-
-
-def pod_templates(found: list[Object]) -> Iterator[tuple[str, Object]]:
-    """Every pod that would run, with a name for it."""
-    for each in found:
-        name, spec = f"{each['kind']} {each['metadata']['name']}", each.get("spec", {})
-        match each["kind"]:
-            case "Deployment" | "StatefulSet" | "Job":
-                yield name, spec["template"]
-            case "CronJob":
-                yield name, spec["jobTemplate"]["spec"]["template"]
-            case "RayService":
-                cluster = spec["rayClusterConfig"]
-                yield f"{name} head", cluster["headGroupSpec"]["template"]
-                for group in cluster["workerGroupSpecs"]:
-                    yield f"{name} {group['groupName']}", group["template"]
 
 
 def restricted(found: list[Object], overlay: str) -> Iterator[str]:
@@ -55,7 +40,7 @@ def restricted(found: list[Object], overlay: str) -> Iterator[str]:
             yield f"{name} is given a variable for every service; those of ours would be refused as unknown settings"
         if not name.endswith(" head") and spec.get("automountServiceAccountToken", True):
             yield f"{name} is given a token for Kubernetes' API"
-        for container in spec["containers"] + spec.get("initContainers", []):
+        for container in containers(template):
             context = container.get("securityContext", {})
             if (
                 context.get("allowPrivilegeEscalation") is not False
@@ -68,7 +53,7 @@ def restricted(found: list[Object], overlay: str) -> Iterator[str]:
 def sized(found: list[Object], overlay: str) -> Iterator[str]:
     """A container without requests is the first to be killed, and one without a memory limit kills others."""
     for name, template in pod_templates(found):
-        for container in template["spec"]["containers"]:
+        for container in containers(template):
             resources = container.get("resources", {})
             if {"cpu", "memory"} - set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
                 yield f"{name}: container {container['name']} says not how much CPU and memory it needs"
@@ -76,7 +61,7 @@ def sized(found: list[Object], overlay: str) -> Iterator[str]:
 
 def images(found: list[Object], overlay: str) -> Iterator[str]:
     for name, template in pod_templates(found):
-        for container in template["spec"]["containers"]:
+        for container in containers(template):
             repository, _, tag = container.get("image", "").rpartition(":")
             if not repository or tag in ("", "latest"):
                 yield f"{name}: image '{container.get('image')}' is not pinned to a version"
@@ -93,7 +78,7 @@ def volumes(found: list[Object], overlay: str) -> Iterator[str]:
         spec = template["spec"]
         declared = {volume["name"]: volume for volume in spec.get("volumes", [])}
         declared |= {claim: {} for claim in _claims(found, name)}
-        for container in spec["containers"]:
+        for container in containers(template):
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
             yield from (f"{name}: '{lost}' is mounted and no volume" for lost in sorted(mounted - set(declared)))
         for volume in declared.values():
@@ -162,7 +147,8 @@ def network(found: list[Object], overlay: str) -> Iterator[str]:
     hops = [({COMPONENT: "rounds"}, edge, 8002), (edge, ray, 8000), (ray, ray, 6379)]
     if overlay == "local":
         store = {"app.kubernetes.io/name": "postgres", COMPONENT: "store"}
-        hops += [(ray, store, 5432), (ray, {"app.kubernetes.io/name": "seaweedfs"}, 8333)]
+        objects = {"app.kubernetes.io/name": "seaweedfs"}
+        hops += [(ray, store, 5432), (ray, objects, 8333), ({COMPONENT: "bucket"}, objects, 8333)]
     for sender, receiver, port in hops:
         for side, peers, me, other in (("egress", "to", sender, receiver), ("ingress", "from", receiver, sender)):
             if not _open(policies, side, peers, me, other, port):
@@ -202,17 +188,13 @@ def _say(labels: dict[str, str]) -> str:
 
 
 def settings(found: list[Object], overlay: str) -> Iterator[str]:
-    """The settings file is one that the service would start with, and the files it names are mounted."""
+    """The settings file is one that the service would start with, and the pods are those that it counts on."""
     text = named(found, "ConfigMap", "heliotrope-settings")["data"]["heliotrope.toml"]
     try:
         loaded = Settings.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, pydantic.ValidationError) as fault:
         yield f"heliotrope.toml: {fault}"
         return
-    mounted = _mounted_files(found, overlay)
-    for file in re.findall(r'"(/run/secrets/[^"]+)"', text):
-        if file not in mounted:
-            yield f"heliotrope.toml names {file}, which no Secret brings"
     ray = named(found, "RayService", "heliotrope")["spec"]["rayClusterConfig"]
     groups = {group["groupName"]: group for group in ray["workerGroupSpecs"]}
     for role, wanted in (("serving", loaded.serving.node_resource), ("training", loaded.training.node_resource)):
@@ -225,21 +207,10 @@ def settings(found: list[Object], overlay: str) -> Iterator[str]:
         yield "the settings and the pods that answer do not agree about a GPU"
 
 
-def _mounted_files(found: list[Object], overlay: str) -> set[str]:
-    """Files that Secrets bring into the pods that answer."""
-    cluster = named(found, "RayService", "heliotrope")["spec"]["rayClusterConfig"]
-    spec = cluster["workerGroupSpecs"][0]["template"]["spec"]
-    given = {each["metadata"]["name"]: set(each.get("data", {})) for each in found if each["kind"] == "Secret"}
-    given |= BY_REFERENCE[overlay].get("Secret", {})
-    secrets = {v["name"]: given.get(v["secret"]["secretName"], set()) for v in spec["volumes"] if "secret" in v}
-    mounts = spec["containers"][0]["volumeMounts"]
-    return {f"{m['mountPath']}/{file}" for m in mounts if m["name"] in secrets for file in secrets[m["name"]]}
-
-
 def variables(found: list[Object], overlay: str) -> Iterator[str]:
     """What is said by an environment variable of ours is something that somebody reads."""
     for name, template in pod_templates(found):
-        for container in template["spec"]["containers"]:
+        for container in containers(template):
             for variable in container.get("env", []):
                 if variable["name"].startswith(PREFIX) and variable["name"] not in CLIENT_VARIABLES:
                     yield f"{name}: nobody reads {variable['name']}"
@@ -275,6 +246,7 @@ def version(found: list[Object], overlay: str) -> Iterator[str]:
 Check = Callable[[list[Object], str], Iterator[str]]
 CHECKS: tuple[Check, ...] = (
     restricted, sized, images, volumes, services, probes, network, settings, variables, serve_config, version,
+    secret_files, hosts, bucket, scraped, probed, disruption,
 )  # fmt: skip
 
 

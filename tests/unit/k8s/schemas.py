@@ -1,6 +1,7 @@
 """Does an object have the shape that the API server asks for? Unknown fields are faults: a server drops them silently.
 
-Kubernetes' own kinds against the schemas in `kubernetes-validate`; KubeRay's against its CRDs, where they are at hand.
+Kubernetes' own kinds, pod templates among them, against the schemas in `kubernetes-validate`; KubeRay's fields against
+`rayservice.v1.schema.json`, an excerpt of its CRD. Where the whole CRD is at hand, a RayService is held to that as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.unit.k8s.rendering import Object
 KUBERNETES = "1.37"
 KUBERAY = "ray.io/v1"
 FOREIGN = frozenset({"monitoring.coreos.com/v1"})  # CRDs of the Prometheus operator: no schema of theirs is at hand
+EXCERPT = Path(__file__).with_name("rayservice.v1.schema.json")
 KUBERAY_SCHEMAS = Path(os.environ.get("KUBERAY_SCHEMAS", Path(__file__).parents[4] / "shared" / "k8s"))
 
 
@@ -29,22 +31,36 @@ def shape_faults(found: list[Object]) -> list[str]:
 
 def _faults(each: Object) -> list[str]:
     name = f"{each['kind']} {each['metadata']['name']}"
+    if each["apiVersion"] == KUBERAY:
+        found = kuberay_faults(each, EXCERPT) + [
+            fault for template in _templates(each) for fault in _built_in(template)
+        ]
+    elif each["apiVersion"] in FOREIGN:
+        found = []
+    else:
+        found = _built_in(each)
+    return [f"{name}: {fault}" for fault in found]
+
+
+def _built_in(each: Object) -> list[str]:
     try:
-        if each["apiVersion"] == KUBERAY:
-            return [f"{name}: {fault}" for fault in _kuberay_faults(each)]
-        if each["apiVersion"] not in FOREIGN:
-            kubernetes_validate.validate(each, KUBERNETES, strict=True)
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as fault:
-        return [f"{name}: {'.'.join(map(str, fault.absolute_path))}: {fault.message}"]
+        return [f"{'.'.join(map(str, fault.absolute_path))}: {fault.message}"]
     except kubernetes_validate.SchemaNotFoundError as fault:
-        return [f"{name}: {fault.message}"]
+        return [fault.message]
     return []
 
 
-def _kuberay_faults(each: Object) -> list[str]:
-    file = KUBERAY_SCHEMAS / f"{each['kind'].lower()}.v1.schema.json"
-    if not file.is_file():
-        return []
+def _templates(each: Object) -> list[Object]:
+    """The pods of a RayService, each as an object of Kubernetes' own that holds nothing but its template."""
+    cluster = each.get("spec", {}).get("rayClusterConfig", {})
+    groups = [cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])]
+    return [{"apiVersion": "v1", "kind": "PodTemplate", "template": group.get("template")} for group in groups]
+
+
+def kuberay_faults(each: Object, file: Path) -> list[str]:
+    """`file`: the schema of its kind, in Kubernetes' dialect."""
     validator = jsonschema.Draft202012Validator(_kuberay_schema(file))
     return [f"{'.'.join(map(str, fault.absolute_path))}: {fault.message}" for fault in validator.iter_errors(each)]
 
