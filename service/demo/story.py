@@ -70,7 +70,7 @@ def tell(settings: Settings, json_file: Path | None) -> None:
     console.print(
         f"\nThe whole story took {result['seconds_total']:.0f} s. Talk to what it left behind:\n"
         f"  heliotrope up --state {state}\n  heliotrope chat --state {state}\n"
-        "Then serve a model of your own: heliotrope up --model Qwen/Qwen3-0.6B",
+        "Then serve a model of your own: heliotrope up --model Qwen/Qwen3-0.6B --state ~/qwen",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
