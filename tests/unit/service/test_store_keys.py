@@ -55,7 +55,7 @@ async def test_a_key_that_was_made_elsewhere_is_let_in_once(store: Store) -> Non
 
 @pytest.mark.parametrize("made", ["", "secret", f"hel_app_0123456789ab_{'x' * 43}", f"hel_operator_1_{'x' * 43}"])
 async def test_what_has_not_a_keys_form_is_not_let_in(store: Store, made: str) -> None:
-    with pytest.raises(BadRequest, match="server.first_keys.operator: the file must hold one key, which reads hel_operator_"):
+    with pytest.raises(BadRequest, match=r"server\.first_keys\.operator: .* reads hel_operator_"):
         await store.keys.adopt(Role.OPERATOR, "first", made)
     assert await store.keys.list() == ()
 
