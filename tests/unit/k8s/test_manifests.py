@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.k8s.checks import faults
-from tests.unit.k8s.rendering import KUBECTL, OVERLAYS, Object, named, objects
+from tests.unit.k8s.rendering import K8S, KUBECTL, OVERLAYS, Object, named, objects
 from tests.unit.k8s.schemas import EXCERPT, KUBERAY_SCHEMAS, kuberay_faults, shape_faults
 
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not here: the manifests cannot be rendered")
@@ -260,3 +260,15 @@ def test_a_misshapen_ray_cluster_is_named(overlay: str, break_it: Break) -> None
     found = objects(overlay)
     break_it(found)
     assert shape_faults(found)
+
+
+def test_the_readme_says_what_the_pods_reserve(overlay: str) -> None:
+    column = {"local": 1, "gpu": 3}[overlay]
+    rows = [line.strip("| ").split(" | ") for line in (K8S / "README.md").read_text().splitlines() if "CPU, " in line]
+    said = {row[0]: row[min(column, len(row) - 1)] for row in rows}
+    for row, number in (("a pod that answers", 0), ("the pod that learns", 1)):
+        container = ray(objects(overlay))["workerGroupSpecs"][number]["template"]["spec"]["containers"][0]
+        requests = container["resources"]["requests"]
+        cores = float(requests["cpu"].removesuffix("m")) / (1000 if requests["cpu"].endswith("m") else 1)
+        reserved = [f"{cores:g} CPU", f"{requests['memory'].removesuffix('Gi')} GiB"]
+        assert said[row].split(", ")[:2] == reserved
