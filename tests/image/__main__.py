@@ -139,7 +139,7 @@ class Build:
         for folder in WRITABLE:
             self._root.scratch(folder)
         self._root.close()
-        writes = self._root.run(["touch", f"{self._at}/a"], at="/", environment=VARIABLES, restricted=True)
+        writes = self._root.run(["touch", f"{self._at}/a"], at="/", environment=VARIABLES)  # not even root
         if writes.returncode == 0:
             sys.exit("the root can be written to: nothing below was started as a pod is")
         for command in (tuple(self._command), *STARTED):

@@ -82,8 +82,10 @@ class Root:
         """As root while it is made; `restricted` as a pod: uid 1000, no capabilities, none to be gained."""
         who = ["setpriv", *RESTRICTED, "--"] if restricted else []
         inside = ["env", f"--chdir={at}", *who, *command]
+        chroot = shutil.which("chroot")  # found on the PATH of this process, and not on the one inside
+        assert chroot is not None, "why_not() was asked first"
         return subprocess.run(
-            ["chroot", str(self._root), *inside], env=dict(environment), text=True, stdout=subprocess.PIPE,
+            [chroot, str(self._root), *inside], env=dict(environment), text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
 
