@@ -11,6 +11,7 @@ import argparse
 from tests.benchmarks import (
     cpu_lora,
     dpo_step,
+    drift,
     ingress,
     memory,
     overload,
@@ -27,6 +28,7 @@ from tests.benchmarks.shapes import SHAPES, TINY
 
 OF_ONE_SHAPE = {
     "cpu_lora": cpu_lora.main,
+    "drift": drift.main,
     "ingress": ingress.main,
     "memory": memory.main,
     "overload": overload.main,
