@@ -29,11 +29,16 @@ from training.corpus import Question, Style, held_out, unsafe, voted
 BAR = 0.73  # that the lower end of each round's win rate shall reach
 MOST_LOST = 0.02  # of the right answers, in any round and against the base
 SETTINGS: dict[str, dict[str, Any]] = {
-    # Plain DPO pushes away what is not liked any more, and facts with it; the likelihood of liked answers keeps them.
-    "training": {"objective": "dpo+3*nll", "epochs": 6},
     # What a round left out as a duplicate waits for the next: of answers before the drift, it would teach the old taste.
     "preferences": {"max_adapters_behind": 0},
+    "serving": {"max_requests": 256},  # answers at work: all that the clients ask for at a time
 }
+# Plain DPO pushes away what is not liked any more, and facts with it; the likelihood of liked answers keeps more of them.
+_TRAINING: tuple[dict[str, Any], ...] = (
+    {"objective": "dpo+3*nll", "epochs": 4},
+    {"objective": "dpo+3*nll", "epochs": 8, "learning_rate": 1e-3},
+    {"objective": "dpo+3*nll", "epochs": 8, "learning_rate": 1e-3},
+)
 # Not on to bare answers: in that style the base itself is right in six of seven only, so whoever follows it loses facts.
 _AGAIN = Taste(
     gloss="plain sentences have become dull: a friendly tone again",
@@ -56,7 +61,7 @@ def main() -> None:
             keys = json.loads((Path(folder) / KEYS_FILE).read_text())
             town = Town(Clients(url, keys["app"]), Client(url, keys["operator"]))
             at_first = town.right("base")
-            print(f"Three rounds on the seedling, {SETTINGS}; the base is right in {at_first:.1%}:", flush=True)
+            print(f"Three rounds on the seedling, {_TRAINING}; the base is right in {at_first:.1%}:", flush=True)
             rounds = [town.live(n) for n in range(len(_TASTES))]
             tally = town.tally
     followed = all(each.win_rate.low >= BAR for each in rounds)
@@ -89,7 +94,7 @@ class Town:
         taste, before, began = _TASTES[n], self._stable(), time.monotonic()
         self._vote(taste, [self._unasked.pop() for _ in range(_QUESTIONS[n])], _ANSWERS[n])
         voted_at = time.monotonic()
-        round = self._round()
+        round = self._round(_TRAINING[n])
         ended = time.monotonic()
         questions = list(held_out()) * _JUDGED_ANSWERS
         ours, theirs = self._clients.ask(questions), self._clients.ask(questions, model=before)
@@ -111,6 +116,7 @@ class Town:
     def _vote(self, taste: Taste, questions: list[Question], answers: int) -> None:
         questions = questions + [question for question in unsafe() if not question.held_out]
         said = self._clients.ask(questions, n=answers)
+        assert self.tally.failed == 0, f"{self.tally.failed} requests failed: {self.tally.first_error}"
         self._clients.vote(
             [
                 (each, taste.rates_up(each.question, each.text, self._dice), f"user-{self._dice.randrange(_USERS):03d}")
@@ -118,9 +124,9 @@ class Town:
             ]
         )
 
-    def _round(self) -> Round:
+    def _round(self, training: dict[str, Any]) -> Round:
         """Raises `AssertionError` where it is not promoted."""
-        n, pause = self._operator.post("/ops/rounds", {}).data["n"], Event()  # never set: only waited for
+        n, pause = self._operator.post("/ops/rounds", training).data["n"], Event()  # never set: only waited for
         while not (round := Round.model_validate(self._operator.get(f"/ops/rounds/{n}").data)).state.final:
             pause.wait(_LOOK_SECONDS)
         assert round.state is RoundState.PROMOTED, f"round {n} was {round.state}: {round.reason}"
