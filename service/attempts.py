@@ -6,10 +6,10 @@ The same pairs and seed go into each. Knows the trainer's port and the store; wh
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.contracts import Round, RoundState
+from service.errors import GivenUp
 from service.specs import Specs
 from service.store.store import Store
 from serving.contracts import BASE
@@ -32,13 +32,6 @@ class Trainer(Protocol):
     async def stop(self, spec: RoundSpec) -> None: ...
 
 
-@dataclass(frozen=True)
-class GivenUp:
-    """No further attempt would help."""
-
-    reason: str
-
-
 class AttemptsOfRound:
     """One per service, in the Conductor."""
 
@@ -49,26 +42,25 @@ class AttemptsOfRound:
         self._limit = limit  # attempts per round
         self._ended_left = False  # what an earlier Conductor may have left
 
-    async def step(self, round: Round) -> GivenUp | None:
+    async def step(self, round: Round) -> None:
         """Start the attempt if nobody runs it, and copy its progress into the round's events. Its report moves the
-        round on to judging."""
+        round on to judging. Raises `GivenUp` where no further attempt would help."""
         spec = await self._spec(round.n)
         status = await self._trainer.poll(spec, await self._progress_seen(round))
         for entry in status.progress:
             await self._store.rounds.add_event(round.n, entry.kind, _event(entry, round.attempt))
         if status.state == "absent":
-            return await self._start(round, spec)
-        if status.state == "failed":
+            await self._start(round, spec)
+        elif status.state == "failed":
             await self._trainer.stop(spec)
-            return await self._try_again(round, status)
-        if status.state == "done":
+            await self._try_again(round, status)
+        elif status.state == "done":
             assert status.report is not None
             await self._store.rounds.move(
                 round.n, expect=RoundState.TRAINING, to=RoundState.JUDGING, attempt=round.attempt,
                 report=status.report.model_dump(mode="json"),
             )  # fmt: skip
             await self._trainer.stop(spec)  # its answer is in the store; the process is not needed any more
-        return None
 
     async def stop(self, n: int) -> None:
         await self._trainer.stop(await self._spec(n))
@@ -85,25 +77,24 @@ class AttemptsOfRound:
                 await self.stop(round.n)
         self._ended_left = True
 
-    async def _start(self, round: Round, spec: RoundSpec) -> GivenUp | None:
+    async def _start(self, round: Round, spec: RoundSpec) -> None:
         """Nobody runs this attempt: it was never started, or its process died without a word."""
         began = await self._store.rounds.events(round.n)
         if any(e.kind == "attempt" and e.data["attempt"] == round.attempt for e in began):
             died = AttemptStatus(state="failed", failure="its process died", retryable=True)
-            return await self._try_again(round, died)
+            await self._try_again(round, died)
+            return
         await self._store.rounds.add_event(round.n, "attempt", {"attempt": round.attempt})
         await self._trainer.start(spec)
         if (await self._store.rounds.get(round.n)).state is not RoundState.TRAINING:
             await self._trainer.stop(spec)  # cancelled meanwhile, when there was nothing to stop yet
-        return None
 
-    async def _try_again(self, round: Round, status: AttemptStatus) -> GivenUp | None:
+    async def _try_again(self, round: Round, status: AttemptStatus) -> None:
         """What is wrong with the input itself would only fail again."""
         if not status.retryable or round.attempt >= self._limit:
-            return GivenUp(f"attempt {round.attempt} of {self._limit}: {status.failure}")
+            raise GivenUp(f"attempt {round.attempt} of {self._limit}: {status.failure}")
         log.warning("round %d: attempt %d is given up: %s", round.n, round.attempt, status.failure)
         await self._store.rounds.next_attempt(round.n, round.attempt)
-        return None
 
     async def _spec(self, n: int) -> RoundSpec:
         work = await self._store.rounds.work(n)

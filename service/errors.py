@@ -1,6 +1,7 @@
 """Everything the service refuses, as one tree, and how it looks on the wire.
 
     HeliotropeError            500  server_error
+    ├── GivenUp                500  server_error
     ├── BadRequest             400  invalid_request_error
     ├── Unauthenticated        401  authentication_error
     ├── Forbidden              403  permission_error
@@ -33,6 +34,10 @@ class HeliotropeError(Exception):
 
     def body(self) -> dict[str, Any]:
         return error_body(self.message, self.type, self.param, self.code)
+
+
+class GivenUp(HeliotropeError):
+    """What a round does not get over, however often it is tried: it ends `failed` with this as its reason."""
 
 
 class BadRequest(HeliotropeError):

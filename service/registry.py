@@ -25,7 +25,7 @@ from service.errors import Conflict, HeliotropeError, PreconditionFailed
 from service.fleet import Fleet, Host
 from service.shares import Split
 from service.store.adapters import gone
-from service.store.rounds import Fence, StaleRound
+from service.store.round_rows import Fence, StaleRound
 from service.store.store import Store
 from serving.contracts import BASE, Answer, Ask, Route, Sampled, Scores
 from training.contracts import Fingerprints, RoundReport

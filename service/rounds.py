@@ -1,9 +1,9 @@
 """The loop: takes the one running round from state to state until it is final. A state machine over ports.
 
 Third of the seven files of a thumbs-up: `service/preferences.py` made the pairs, `training/round.py` learns from
-them, and back here `service/gate` is asked. Each state has one handler; each handler can be repeated, because
-the step it takes is a compare-and-set in the store. A Conductor that dies in the middle is replaced by one that
-does the same step again; a stale attempt is fenced off by its number.
+them, and back here `service/gate` is asked. What is done in each state is in `steps.py`, and can be repeated. A
+Conductor that dies in the middle is replaced by one that does the same step again; a stale attempt is fenced off by
+its number.
 
     queued -> collecting -> training -> judging -+-> awaiting_approval -+-> canary -+-> promoted -> (watched)
                                                  +-> -------------------+-> --------+
@@ -19,28 +19,24 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from service import approving, evidence, gate
-from service.attempts import AttemptsOfRound, GivenUp, Trainer
+from service.attempts import AttemptsOfRound, Trainer
 from service.canary.rollout import Rollout
 from service.canary.state import CanaryState
 from service.canary.watching import Watch
-from service.collecting import Collection, Collector, missing
+from service.collecting import Collector
 from service.contracts import Candidate, Round, RoundBody, RoundState
-from service.depot import Depot, remove, writing
 from service.digest import content_digest
 from service.errors import Conflict, HeliotropeError
-from service.judging import Judge
-from service.keeping.snapshots import SNAPSHOT
 from service.overview import Overview
 from service.pairs import Funnel
 from service.registry import Registry
 from service.settings import Settings
 from service.specs import Specs
-from service.store.rounds import StaleRound
+from service.steps import Steps
+from service.store.round_rows import StaleRound
 from service.store.store import Store
 from service.tuning import chosen
-from training.contracts import Fingerprints, RoundReport
-from training.snapshot import write_snapshot
+from training.contracts import Fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -65,23 +61,14 @@ class Rounds:
         use_gpu: bool,
     ) -> None:
         self._store = store
-        self._registry = registry
         self._settings = settings
         self.collector = Collector(store, settings)
         self.overview = Overview(self.collector, store, settings)
-        self._judging = Judge(store, registry, settings)
         self._rollout = Rollout(store, registry, settings)
         self._watch = Watch(store, registry, settings.watch, settings.canary)
         specs = Specs(settings, model, fingerprints, use_gpu)
         self._attempts = AttemptsOfRound(store, trainer, specs, settings.training.max_attempts)
-        self._handlers: dict[RoundState, Callable[[Round], Awaitable[None]]] = {
-            RoundState.QUEUED: self._queued,
-            RoundState.COLLECTING: self._collect,
-            RoundState.TRAINING: self._train,
-            RoundState.JUDGING: self._judge,
-            RoundState.AWAITING_APPROVAL: self._await_approval,
-            RoundState.CANARY: self._rollout.step,
-        }
+        self._steps = Steps(store, registry, settings, self.collector, self._attempts, self._rollout)
 
     # --- what operators ask for ---------------------------------------------------------------------
 
@@ -202,7 +189,7 @@ class Rounds:
         if round is None:
             return None
         try:
-            await self._handlers[round.state](round)
+            await self._steps.take(round)
         except StaleRound as moved:  # cancelled, or taken over: not ours any more
             log.info("%s", moved)
         except HeliotropeError as error:
@@ -219,91 +206,6 @@ class Rounds:
         if not current.state.final:
             with contextlib.suppress(StaleRound):  # cancelled meanwhile, or not ours any more
                 await self._store.rounds.move(round.n, expect=current.state, to=RoundState.FAILED, reason=reason)
-
-    async def _queued(self, round: Round) -> None:
-        await self._store.rounds.move(round.n, expect=RoundState.QUEUED, to=RoundState.COLLECTING)
-
-    async def _collect(self, round: Round) -> None:
-        """Choose the round's pairs and freeze them: from here on its input never changes."""
-        parent = (await self._store.route.read()).stable
-        if round.candidate is not None:
-            await self._freeze(round, await self.collector.collect_for_candidate(round), parent)
-            return
-        objective = str(round.settings["objective"])
-        found = await self.collector.look(objective, round)
-        least = self._settings.rounds
-        reason = missing(
-            found.funnel, objective, int(round.settings["min_pairs"]), users=least.min_users, apps=least.min_apps
-        )
-        if reason is not None:
-            await self._store.rounds.move(
-                round.n, expect=RoundState.COLLECTING, to=RoundState.FAILED, reason=reason,
-                funnel=found.funnel.model_dump(mode="json"),
-            )  # fmt: skip
-            return
-        await self._freeze(round, await self.collector.collect(round, found, parent), parent)
-
-    async def _freeze(self, round: Round, collected: Collection, parent: str) -> None:
-        snapshot = f"{Depot.of(self._settings).round(round.n)}/{SNAPSHOT}"
-        digest = await asyncio.to_thread(_write, snapshot, collected)
-        try:
-            round = await self._store.rounds.next_attempt(round.n, round.attempt)
-            await self._store.rounds.freeze(
-                round.n, attempt=round.attempt, pairs=collected.pairs, held_out=collected.held_out,
-                rows=len(collected.rows), parent=parent, snapshot=snapshot, pair_digest=digest,
-                funnel=collected.funnel.model_dump(mode="json"),
-                adapter_ordinal=await self._store.adapters.next_ordinal(),
-                environment=await asyncio.to_thread(evidence.environment, self._settings.training),
-            )  # fmt: skip
-        except StaleRound:
-            if (await self._store.rounds.get(round.n)).state.final:  # cancelled, perhaps to erase what is in the file
-                await asyncio.to_thread(remove, snapshot)
-            raise
-
-    async def _train(self, round: Round) -> None:
-        """Let attempts follow one another until one reports, or none may follow any more."""
-        outcome = await self._attempts.step(round)
-        if isinstance(outcome, GivenUp):
-            await self._fail(round, outcome.reason)
-
-    async def _judge(self, round: Round) -> None:
-        report = RoundReport.model_validate(round.report)
-        assert report.pair_digest == round.pair_digest, "training learned from other pairs than those frozen"
-        if round.verdict is None:  # else a Conductor died between giving it and doing what it says
-            judged = await self._judging.judge(round, report)
-            round = await self._store.rounds.move(
-                round.n, expect=RoundState.JUDGING, to=RoundState.JUDGING, attempt=round.attempt,
-                verdict=judged.verdict, parity=judged.parity, behaviour=judged.behaviour,
-            )  # fmt: skip
-        assert round.verdict is not None
-        reason = gate.summary(round.verdict)
-        if not round.verdict.promote:
-            await self._store.rounds.move(
-                round.n, expect=RoundState.JUDGING, to=RoundState.REJECTED, attempt=round.attempt, reason=reason
-            )
-            return
-        assert report.samples is None or round.parity is not None, "samples were left, and nobody compared them"
-        adapter = await self._registry.publish(round, report, round.verdict)
-        waits_for = approving.waits_for(round, round.verdict, self._settings.rounds)
-        if waits_for is None:
-            await self._rollout.begin(round, adapter.name, reason)
-            return
-        await self._store.rounds.move(
-            round.n, expect=RoundState.JUDGING, to=RoundState.AWAITING_APPROVAL, attempt=round.attempt,
-            adapter=adapter.name, reason=waits_for,
-        )  # fmt: skip
-
-    async def _await_approval(self, round: Round) -> None:
-        assert round.adapter is not None and round.verdict is not None
-        if round.approved_by is not None:
-            reason = f"{gate.summary(round.verdict)}; approved by {round.approved_by}"
-            await self._rollout.begin(round, round.adapter, reason)
-
-
-def _write(snapshot: str, collected: Collection) -> str:
-    """The digest of its pairs."""
-    with writing(snapshot) as file:
-        return write_snapshot(file, collected.rows)
 
 
 def _rest(was: RoundState | None, took_seconds: float) -> float:

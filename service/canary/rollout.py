@@ -15,7 +15,7 @@ from service.contracts import Round, RoundState
 from service.errors import PreconditionFailed
 from service.registry import Registry
 from service.settings import Settings
-from service.store.rounds import Fence, RoundFields
+from service.store.round_rows import Fence, RoundFields
 from service.store.store import Store
 from serving.contracts import Route
 

@@ -13,7 +13,7 @@ from service.contracts import Adapter, RoundState
 from service.errors import Conflict, NotFound
 from service.postgres.sessions import Sessions
 from service.store import audit
-from service.store.rounds import fence_holds
+from service.store.round_rows import fence_holds
 from service.store.tables import adapter_leases, adapter_ordinals, adapters, rounds, route
 
 _FINAL = [state.value for state in RoundState if state.final]

@@ -1,44 +1,32 @@
-"""Rounds as rows: every step is a compare-and-set, so two Conductors cannot both take it (invariant 7).
+"""Rounds: every step is a compare-and-set of a row, so two Conductors cannot both take it (invariant 7).
 
-Knows which steps belong together in a transaction; which step comes next is `service/rounds.py`'s to say.
+Knows what belongs together in a transaction; a single row is `round_rows.py`'s, and which step comes next is
+`service/rounds.py`'s to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, TypedDict, Unpack
+from typing import Any, Unpack
 
 from pydantic import BaseModel
 from sqlalchemy import Row, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.alarms import AlarmKind, ring
-from service.contracts import Candidate, Round, RoundEvent, RoundState, Verdict
-from service.errors import Conflict, NotFound
+from service.contracts import Candidate, Round, RoundEvent, RoundState
+from service.errors import Conflict
 from service.pairs import Pair
-from service.parity import Parity
 from service.postgres.sessions import Sessions
-from service.store import audit, round_events, round_pairs
+from service.store import audit, round_events, round_pairs, round_rows
+from service.store.round_rows import RoundFields
 from service.store.tables import CREATE_ROUND_LOCK, rounds, route
 
 _FINAL = [state.value for state in RoundState if state.final]
 _ON_ITS_WAY = (RoundState.JUDGING, RoundState.AWAITING_APPROVAL, RoundState.CANARY)  # its adapter may answer soon
 _STOPPED = {RoundState.CANCELLED: "cancel_round", RoundState.REJECTED: "reject_round"}  # in the audit
 _OPEN = or_(rounds.c.canary["open"].as_boolean(), rounds.c.watch["open"].as_boolean())
-
-
-class Fence(NamedTuple):
-    """What is done for a round is done only while the round is there."""
-
-    n: int
-    attempt: int
-    state: RoundState
-
-
-class StaleRound(Exception):
-    """The round is not where its caller believes: another attempt, process or operator was quicker. Let go of it."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +36,6 @@ class RoundWork:
     round: Round
     snapshot: str | None  # the Parquet file of its pairs; None: not collected yet
     adapter_ordinal: int | None  # the ordinal its adapter will have; None: not collected yet
-
-
-class RoundFields(TypedDict, total=False):
-    """What a step may write beside the state; fields that are not named keep their value."""
-
-    reason: str | None
-    adapter: str
-    funnel: dict[str, Any]
-    report: dict[str, Any]
-    verdict: Verdict
-    parity: Parity | None
-    behaviour: dict[str, Any] | None
-    canary: BaseModel | None  # `service.canary.state.CanaryState`
-    watch: BaseModel | None  # `service.canary.state.WatchState`
-    environment: dict[str, Any]
-    approved_by: str
 
 
 class Rounds:
@@ -99,7 +71,7 @@ class Rounds:
             await _refuse_while_one_runs(connection)
             row = (await connection.execute(insert(rounds).values(new).returning(*rounds.c))).one()
             await round_events.append_state(connection, row)
-            return _round(row), True
+            return round_rows.as_round(row), True
 
     async def get(self, n: int) -> Round:
         """Raises `NotFound`."""
@@ -108,39 +80,41 @@ class Rounds:
     async def work(self, n: int) -> RoundWork:
         """Raises `NotFound`."""
         async with self._sessions.transaction() as connection:
-            row = await _find(connection, n)
-        return RoundWork(_round(row), row.snapshot, row.adapter_ordinal)
+            row = await round_rows.find(connection, n)
+        return RoundWork(round_rows.as_round(row), row.snapshot, row.adapter_ordinal)
 
     async def list(self, limit: int = 100) -> tuple[Round, ...]:
         """Newest first."""
         async with self._sessions.transaction() as connection:
             found = await connection.execute(select(rounds).order_by(rounds.c.n.desc()).limit(limit))
-            return tuple(_round(row) for row in found)
+            return tuple(round_rows.as_round(row) for row in found)
 
     async def running(self) -> Round | None:
         """The one round that is not final, if there is one."""
         async with self._sessions.transaction() as connection:
             row = await _running(connection)
-        return None if row is None else _round(row)
+        return None if row is None else round_rows.as_round(row)
 
     async def last(self) -> Round | None:
         """The newest, running or over; None: there was none."""
         async with self._sessions.transaction() as connection:
             row = (await connection.execute(select(rounds).order_by(rounds.c.n.desc()).limit(1))).one_or_none()
-        return None if row is None else _round(row)
+        return None if row is None else round_rows.as_round(row)
 
     async def unsettled(self) -> tuple[Round, ...]:
         """Those that are over and of which something is still to be done: a canary taken off, a promotion watched."""
         statement = select(rounds).where(rounds.c.state.in_(_FINAL), _OPEN).order_by(rounds.c.n)
         async with self._sessions.transaction() as connection:
-            return tuple(_round(row) for row in await connection.execute(statement))
+            return tuple(round_rows.as_round(row) for row in await connection.execute(statement))
 
     async def keep(self, n: int, **fields: Unpack[RoundFields]) -> Round:
         """What is learned of a round after its end. Its state stays."""
         async with self._sessions.transaction() as connection:
-            statement = update(rounds).where(rounds.c.n == n, rounds.c.state.in_(_FINAL)).values(_columns(fields))
+            statement = (
+                update(rounds).where(rounds.c.n == n, rounds.c.state.in_(_FINAL)).values(round_rows.columns(fields))
+            )
             row = (await connection.execute(statement.returning(*rounds.c))).one_or_none()
-            return _round(row or await _stale(connection, n))
+            return round_rows.as_round(row or await round_rows.stale(connection, n))
 
     async def approve(
         self, n: int, *, expect: RoundState, who: str, reason: str | None, canary: BaseModel | None = None
@@ -148,7 +122,7 @@ class Rounds:
         """An operator agrees to what the round waits for: with `canary`, its next step. Audited. Raises `StaleRound`."""
         new = {} if canary is None else {"canary": canary}
         async with self._sessions.transaction() as connection:
-            approved = await _move(connection, n, expect, expect, None, {"approved_by": who} | new)
+            approved = await round_rows.move(connection, n, expect, expect, None, {"approved_by": who} | new)
             detail = {"state": expect.value, "adapter": approved.adapter, "reason": reason}
             await audit.append(connection, who=who, action="approve", subject=f"round {n}", detail=detail)
             return approved
@@ -160,14 +134,14 @@ class Rounds:
         Raises `StaleRound`, and `Conflict` (code `round_promoted`).
         """
         async with self._sessions.transaction() as connection:
-            row = await _find(connection, n, lock=True)
+            row = await round_rows.find(connection, n, lock=True)
             name = row.adapter or (row.report or {}).get("adapter_name")
             stable = (await connection.execute(select(route.c.stable))).scalar_one()
             if RoundState(row.state) in _ON_ITS_WAY and name == stable:
                 raise Conflict(
                     f"The adapter of round {n} answers already. To take it back, roll back.", code="round_promoted"
                 )
-            stopped = await _move(connection, n, expect, to, None, {"reason": reason})
+            stopped = await round_rows.move(connection, n, expect, to, None, {"reason": reason})
             detail = {"state": expect.value, "adapter": stopped.adapter, "reason": reason}
             await audit.append(connection, who=who, action=_STOPPED[to], subject=f"round {n}", detail=detail)
             return stopped
@@ -186,8 +160,8 @@ class Rounds:
         Raises `StaleRound` when the round is not in `expect`, or `attempt` is given and not the current one.
         """
         async with self._sessions.transaction() as connection:
-            moved = await _move(connection, n, expect, to, attempt, dict(fields))
-            await _ring(connection, expect, moved)
+            moved = await round_rows.move(connection, n, expect, to, attempt, dict(fields))
+            await round_rows.ring_of_end(connection, expect, moved)
             return moved
 
     async def freeze(
@@ -219,7 +193,7 @@ class Rounds:
             "environment": environment,
         }
         async with self._sessions.transaction() as connection:
-            moved = await _move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
+            moved = await round_rows.move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
             await round_pairs.append(connection, n, pairs, held_out)
             return moved
 
@@ -232,35 +206,20 @@ class Rounds:
                 .values(attempt=expect_attempt + 1, updated_at=func.now())
                 .returning(*rounds.c)
             )
-            row = changed.one_or_none() or await _stale(connection, n)
+            row = changed.one_or_none() or await round_rows.stale(connection, n)
             await round_events.append_state(connection, row)
-            return _round(row)
+            return round_rows.as_round(row)
 
     async def add_event(self, n: int, kind: str, data: dict[str, Any]) -> None:
         async with self._sessions.transaction() as connection:
             # The lock lets the round's events commit in the order of their `seq`, so that no reader skips one.
-            await _find(connection, n, lock=True)
+            await round_rows.find(connection, n, lock=True)
             await round_events.append(connection, n, kind, data)
 
     async def events(self, n: int, after_seq: int = 0) -> tuple[RoundEvent, ...]:
         """In order; `after_seq` is the last one already seen."""
         async with self._sessions.transaction() as connection:
             return await round_events.since(connection, n, after_seq)
-
-
-async def fence_holds(connection: AsyncConnection, n: int, attempt: int, *, state: RoundState) -> None:
-    """Keeps the round where it is until the transaction ends; raises `StaleRound` when it has already moved."""
-    row = await _find(connection, n, lock=True)
-    if (row.state, row.attempt) != (state.value, attempt):
-        raise _stale_error(row)
-
-
-async def _find(connection: AsyncConnection, n: int, *, lock: bool = False) -> Row[Any]:
-    statement = select(rounds).where(rounds.c.n == n)
-    row = (await connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no round {n}.", param="n", code="round_not_found")
-    return row
 
 
 async def _running(connection: AsyncConnection) -> Row[Any] | None:
@@ -286,57 +245,4 @@ async def _asked_before(connection: AsyncConnection, key: str | None, body_sha25
             param="Idempotency-Key",
             code="idempotency_conflict",
         )
-    return None if row is None else _round(row)
-
-
-async def _move(
-    connection: AsyncConnection,
-    n: int,
-    expect: RoundState,
-    to: RoundState,
-    attempt: int | None,
-    columns: dict[str, Any],
-) -> Round:
-    assert not expect.final, "a final state is never left"
-    statement = update(rounds).where(rounds.c.n == n, rounds.c.state == expect.value)
-    if attempt is not None:
-        statement = statement.where(rounds.c.attempt == attempt)
-    changed = await connection.execute(
-        statement.values(state=to.value, updated_at=func.now(), **_columns(columns)).returning(*rounds.c)
-    )
-    row = changed.one_or_none() or await _stale(connection, n)
-    if to is not expect:
-        await round_events.append_state(connection, row)
-    if to in (RoundState.FAILED, RoundState.CANCELLED):
-        await round_pairs.stale(connection, n)  # what it took is free again
-    return _round(row)
-
-
-async def _ring(connection: AsyncConnection, was: RoundState, round: Round) -> None:
-    """Operators are told of an end that nobody asked for."""
-    ends = {
-        (RoundState.FAILED, None): AlarmKind.ROUND_FAILED,
-        (RoundState.REJECTED, RoundState.JUDGING): AlarmKind.GATE_REJECTED,
-        (RoundState.REJECTED, RoundState.CANARY): AlarmKind.CANARY_STOPPED,
-    }
-    kind = ends.get((round.state, None)) or ends.get((round.state, was))
-    if kind is not None:
-        subject, detail = f"round {round.n}", {"round": round.n, "was": was.value, "adapter": round.adapter}
-        message = f"{subject} {'failed' if kind is AlarmKind.ROUND_FAILED else 'was turned down'}: {round.reason}"
-        await ring(connection, kind, subject, message, detail, once=f"{subject} {round.state}")
-
-
-def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for name, v in fields.items()}
-
-
-async def _stale(connection: AsyncConnection, n: int) -> NoReturn:
-    raise _stale_error(await _find(connection, n))
-
-
-def _stale_error(row: Row[Any]) -> StaleRound:
-    return StaleRound(f"Round {row.n} is {row.state} in attempt {row.attempt} by now.")
-
-
-def _round(row: Row[Any]) -> Round:
-    return Round.model_validate({name: getattr(row, name) for name in Round.model_fields})
+    return None if row is None else round_rows.as_round(row)

@@ -12,7 +12,7 @@ from service.errors import NotFound, PreconditionFailed
 from service.postgres.sessions import Sessions
 from service.store import audit
 from service.store.adapters import gone
-from service.store.rounds import Fence, fence_holds
+from service.store.round_rows import Fence, fence_holds
 from service.store.tables import adapters, route
 from serving.contracts import Route
 

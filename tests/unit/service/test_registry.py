@@ -16,7 +16,7 @@ from service.errors import (
     PreconditionFailed,
     Unavailable,
 )
-from service.store.rounds import StaleRound
+from service.store.round_rows import StaleRound
 from service.store.store import Store
 from serving.adapters import WEIGHTS
 from serving.contracts import BASE, Answer, Route

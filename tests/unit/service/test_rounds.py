@@ -12,7 +12,7 @@ from service.alarms import AlarmKind
 from service.contracts import Round, RoundBody, RoundState
 from service.errors import Conflict, NotFound
 from service.gate import summary
-from service.store.rounds import StaleRound
+from service.store.round_rows import StaleRound
 from service.store.store import Store
 from serving.contracts import BASE
 from tests.adapter_files import FINGERPRINTS
@@ -311,7 +311,7 @@ async def test_a_snapshot_that_is_written_while_its_round_is_cancelled_is_taken_
     assert collecting.state is RoundState.COLLECTING
     await small.rounds.cancel(round.n, who="tess")
     with pytest.raises(StaleRound):
-        await small.rounds._collect(collecting)  # the step that was under way
+        await small.rounds._steps.take(collecting)  # the step that was under way
     assert list((small.settings.state / "rounds").rglob("*.parquet")) == []
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.contracts import Adapter, Check, Round, RoundState, Verdict
 from service.errors import Conflict, NotFound
-from service.store.rounds import StaleRound
+from service.store.round_rows import StaleRound
 from service.store.store import Store
 
 StartRound = Callable[..., Awaitable[Round]]

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, exc, insert
 from service.contracts import Check, Round, RoundState, Verdict
 from service.errors import Conflict, NotFound
 from service.pairs import Pair, Source
-from service.store.rounds import StaleRound
+from service.store.round_rows import StaleRound
 from service.store.store import Store
 from service.store.tables import round_pairs, rounds
 from training.contracts import HELD_OUT, TRAIN
