@@ -40,7 +40,6 @@ class AttemptsOfRound:
         self._trainer = trainer
         self._specs = specs
         self._limit = limit  # attempts per round
-        self._ended_left = False  # what an earlier Conductor may have left
 
     async def step(self, round: Round) -> None:
         """Start the attempt if nobody runs it, and copy its progress into the round's events. Its report moves the
@@ -68,14 +67,11 @@ class AttemptsOfRound:
     async def end_left(self) -> None:
         """End attempts that outlived their round's training because a Conductor died before it could end them.
 
-        Asked of the last rounds once in each Conductor's life: whoever moves a round on ends its attempt itself.
+        Asked of the last rounds when a Conductor starts: whoever moves a round on ends its attempt itself.
         """
-        if self._ended_left:
-            return
         for round in await self._store.rounds.list(LAST_ROUNDS):
             if round.pair_digest is not None and round.state is not RoundState.TRAINING:
                 await self.stop(round.n)
-        self._ended_left = True
 
     async def _start(self, round: Round, spec: RoundSpec) -> None:
         """Nobody runs this attempt: it was never started, or its process died without a word."""

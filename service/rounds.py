@@ -152,8 +152,18 @@ class Rounds:
     async def run(self) -> None:
         """For ever: take the next step of the round that runs, and beside it look after those that are over."""
         async with asyncio.TaskGroup() as loops:
+            loops.create_task(self._clear())
             loops.create_task(self._for_ever(self.step))
             loops.create_task(self._for_ever(self.settle))
+
+    async def _clear(self) -> None:
+        """Once, as soon as the store is there: what a Conductor that died could not end."""
+        while True:
+            try:
+                return await self._attempts.end_left()
+            except HeliotropeError as error:
+                log.warning("attempts may be left: %s", error)
+            await asyncio.sleep(IDLE_SECONDS)
 
     async def _for_ever(self, work: Callable[[], Awaitable[RoundState | None]]) -> None:
         while True:
@@ -166,8 +176,7 @@ class Rounds:
             await asyncio.sleep(seconds)
 
     async def settle(self) -> RoundState | None:
-        """What rounds that are over leave to do: attempts end, a canary is taken off, a promotion is watched. None: nothing."""
-        await self._attempts.end_left()
+        """What rounds that are over leave to do: a canary is taken off, a promotion is watched. None: nothing."""
         unsettled = await self._store.rounds.unsettled()
         for round in unsettled:
             await self._settle(round)
