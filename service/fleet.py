@@ -14,6 +14,7 @@ from serving.errors import AdapterRefused, HostAbsent, HostError
 
 log = logging.getLogger(__name__)
 
+REPLICA_LOST = "replica_lost"  # code of `Unavailable`: a replica that was asked died or is silent
 PATIENCE_SECONDS = 2.0  # with replicas that are asked what they hold; a rollback does not wait for a silent one
 
 
@@ -25,11 +26,15 @@ class Host(Protocol):
         ...
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
-        """What one replica says of the answers under an adapter that need not be published. Raises `HostError`."""
+        """What one replica says of the answers under an adapter that need not be published.
+
+        Raises `AdapterRefused` for what is wrong with the adapter, `HostAbsent` where none can be asked now, and
+        `HostError` where the one that was asked died or is silent.
+        """
         ...
 
     async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
-        """What one replica answers under a candidate, whose files are given, or what it serves. Raises `HostError`."""
+        """What one replica answers under a candidate, whose files are given, or what it serves. Raises as `score`."""
         ...
 
     async def abandon(self, name: str) -> None: ...
@@ -65,13 +70,13 @@ class Fleet:
                 await self._host.prepare(name)
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
-        """Raises what `prepare` raises."""
-        async with self.trying(files.name):
+        """Raises `AdapterRejected` where a replica refuses the adapter, and `Unavailable` where nobody could say."""
+        async with self._asking(files.name):
             return await self._host.score(files, answers)
 
     async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
-        """Raises what `prepare` raises."""
-        async with self.trying(*() if files is None else (name,)):
+        """Raises what `score` raises."""
+        async with self._asking(*() if files is None else (name,)):
             return await self._host.sample(name, files, asks, at_once)
 
     async def flip(self, route: Route) -> None:
@@ -98,8 +103,29 @@ class Fleet:
         except AdapterRefused as refusal:
             raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
         except HostAbsent as absent:
-            raise Unavailable(f"{absent}. Try again when they are there; the route is unchanged.") from absent
+            raise _absent(absent) from absent
         except HostError as failure:
             await self.abandon(*names)
             what = f"{' and '.join(names)} could not be prepared: " if names else ""
             raise AdapterRejected(f"{what}{failure}. The route is unchanged.", code="prepare_failed") from failure
+
+    @asynccontextmanager
+    async def _asking(self, *candidate: str) -> AsyncIterator[None]:
+        """One replica is asked. That it refuses the adapter is a verdict; that it dies or is silent says nothing of it."""
+        try:
+            yield
+        except AdapterRefused as refusal:
+            await self.abandon(*candidate)
+            raise AdapterRejected(f"{refusal}. The route is unchanged.", code="adapter_rejected") from refusal
+        except HostAbsent as absent:
+            raise _absent(absent) from absent
+        except HostError as failure:
+            await self.abandon(*candidate)
+            raise Unavailable(
+                f"A replica was asked and did not answer: {failure}. Try again; the route is unchanged.",
+                code=REPLICA_LOST,
+            ) from failure
+
+
+def _absent(absent: HostAbsent) -> Unavailable:
+    return Unavailable(f"{absent}. Try again later; the route is unchanged.", code="no_replica")

@@ -15,8 +15,10 @@ from service.canary.rollout import Rollout
 from service.collecting import Collection, Collector, missing
 from service.contracts import Round, RoundState
 from service.depot import Depot, remove, writing
+from service.errors import Unavailable
 from service.judging import Judge
 from service.keeping.snapshots import SNAPSHOT
+from service.patience import Patience
 from service.registry import Registry
 from service.settings import Settings
 from service.store.round_rows import StaleRound
@@ -44,6 +46,7 @@ class Steps:
         self._attempts = attempts
         self._rollout = rollout
         self._judging = Judge(store, registry, settings)
+        self._patience = Patience(settings.rounds)
         self._handlers: dict[RoundState, Callable[[Round], Awaitable[None]]] = {
             RoundState.QUEUED: self._queued,
             RoundState.COLLECTING: self._collect,
@@ -98,6 +101,17 @@ class Steps:
             raise
 
     async def _judge(self, round: Round) -> None:
+        """Judge the candidate and act on it; again where nobody answered, as long as patience lasts."""
+        try:
+            await self._decide(round)
+        except Unavailable as error:
+            if self._patience.bear(round.n, error):
+                waits = {"attempt": round.attempt, "why": error.message}
+                await self._store.rounds.add_event(round.n, "waits", waits)
+            raise
+        self._patience.restore()
+
+    async def _decide(self, round: Round) -> None:
         report = RoundReport.model_validate(round.report)
         assert report.pair_digest == round.pair_digest, "training learned from other pairs than those frozen"
         if round.verdict is None:  # else a Conductor died between giving it and doing what it says

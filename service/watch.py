@@ -60,6 +60,8 @@ class RoundView:
             self.canary = data
         elif event["kind"] == "swap":
             self.swap = data
+        elif event["kind"] == "waits":
+            self.trouble = data["why"]
 
 
 def watch(client: Client, n: int, console: Console, *, as_json: bool = False) -> bool:
@@ -193,6 +195,8 @@ def event_line(view: RoundView, event: dict[str, Any]) -> str:
             return f"{prefix}{data['adapter']} was watched: {data['ended']} ({clean(data['why'])})"
         case "swap":
             return f"{prefix}swap to {data['to']}, {swap_line(data)}"
+        case "waits":
+            return f"{prefix}waits: {clean(data['why'])}"
         case kind:
             return f"{prefix}{kind}"
 

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from serving.contracts import AdapterFiles, Base
-from serving.errors import AdapterRefused, BaseRefused
+from serving.errors import AdapterRefused, AdapterUnreachable, BaseRefused
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -70,25 +70,36 @@ def require_base(found: Base, told: Base, model: str) -> None:
 
 
 def fetch(files: AdapterFiles, cache: Path) -> Path:
-    """Copy a published adapter to this machine, unless a copy is here. Returns the copy's directory, not yet verified."""
+    """Copy a published adapter to this machine, unless a copy is here. Returns the copy's directory, not yet verified.
+
+    Raises `AdapterRefused` where a file is missing, and `AdapterUnreachable` where nobody can say.
+    """
     target = cache / files.name
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{files.name}.", dir=cache))
     try:
-        source, root = fsspec.core.url_to_fs(files.directory)
-        for name in sorted(FILES):
-            source.get_file(f"{root}/{name}", str(scratch / name))
+        _download(files, scratch)
         os.rename(scratch, target)
-    except FileNotFoundError as error:
-        raise AdapterRefused(f"{files.name}: {error} is missing from {files.directory}") from error
     except OSError:
         if not target.is_dir():  # else another replica of this machine was quicker
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _download(files: AdapterFiles, scratch: Path) -> None:
+    try:
+        source, root = fsspec.core.url_to_fs(files.directory)
+        for name in sorted(FILES):
+            source.get_file(f"{root}/{name}", str(scratch / name))
+    except FileNotFoundError as error:
+        raise AdapterRefused(f"{files.name}: {error} is missing from {files.directory}") from error
+    except Exception as error:  # each object store has exceptions of its own
+        why = f"{type(error).__name__}: {error}"
+        raise AdapterUnreachable(f"{files.name} cannot be fetched from {files.directory} ({why})") from error
 
 
 def verify(

@@ -7,9 +7,11 @@ ServingError
 ├── DeadlineExceeded  an answer took longer than it may
 ├── EngineFailed      the engine gave up in the middle of an answer
 ├── AdapterRefused    an adapter directory does not hash to its manifest or breaks its contract
+├── AdapterUnreachable  the place where its files lie does not answer now
 ├── BaseRefused       the base model on this node is not the one that the service was started with
 ├── NoRoom            every adapter place is taken by adapters still in use
-└── HostError         not every replica did what it was told
+└── HostError         not every replica did what it was told, or the one that was asked could not say
+    └── HostAbsent    nobody was there to be told or asked, or nobody who could do it now
 """
 
 from __future__ import annotations
@@ -73,6 +75,9 @@ class DeadlineExceeded(ServingError):
 
 
 class AdapterRefused(ServingError): ...
+
+
+class AdapterUnreachable(ServingError): ...
 
 
 class BaseRefused(ServingError): ...

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -28,7 +28,7 @@ from serving.contracts import (
     Scores,
 )
 from serving.deployment import APPLICATION, DEPLOYMENT
-from serving.errors import HostAbsent, HostError
+from serving.errors import AdapterRefused, AdapterUnreachable, HostAbsent, HostError, NoRoom
 
 LOAD_SECONDS = 120.0  # until every replica has loaded an adapter, or one has said what it says with it
 WORD_SECONDS = 5.0  # for what a replica answers from memory; a silent one is stuck, and will be replaced
@@ -57,22 +57,12 @@ class PolicyHost:
         raise HostError(f"{await self._running()} replicas run but only {len(answers)} answered")
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
-        """What one replica says; it then holds the adapter. Raises `HostError`, and then `abandon` it."""
-        await self._running()
-        try:
-            response = self._replicas().score.remote(files, answers)
-            return await asyncio.wait_for(response, LOAD_SECONDS)  # pyright: ignore[reportArgumentType]
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise HostError(f"score: {type(error).__name__}: {error}") from error
+        """What one replica says; it then holds the adapter. Raises what `_one` raises, and then `abandon` it."""
+        return await self._one("score", files, answers)
 
     async def sample(self, name: str, files: AdapterFiles | None, asks: Sequence[Ask], at_once: int) -> Sampled:
-        """What one replica answers; with files it then holds the adapter. Raises `HostError`, and then `abandon` it."""
-        await self._running()
-        try:
-            response = self._replicas().sample.remote(name, files, asks, at_once)
-            return await asyncio.wait_for(response, LOAD_SECONDS)  # pyright: ignore[reportArgumentType]
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise HostError(f"sample: {type(error).__name__}: {error}") from error
+        """What one replica answers; with files it then holds the adapter. Raises what `_one` raises, and then `abandon` it."""
+        return await self._one("sample", name, files, asks, at_once)
 
     async def abandon(self, name: str) -> None:
         await self._broadcast("abandon", name)
@@ -97,7 +87,10 @@ class PolicyHost:
         return await self._broadcast("probe", seconds=PROBE_SECONDS)
 
     async def _running(self) -> int:
-        overview = await asyncio.to_thread(serve.status)
+        try:
+            overview = await asyncio.to_thread(serve.status)
+        except (RayError, RayServeException) as error:
+            raise HostAbsent(f"Ray Serve does not say who runs: {type(error).__name__}: {error}") from error
         application = overview.applications.get(APPLICATION)
         if application is None or DEPLOYMENT not in application.deployments:
             raise HostAbsent("no replica runs yet")
@@ -105,6 +98,23 @@ class PolicyHost:
         if running == 0:
             raise HostAbsent("no replica runs at the moment")
         return running
+
+    async def _one(self, method: str, *arguments: Any) -> Any:
+        """What one replica answers. Raises `AdapterRefused` where it refuses the adapter, and says why.
+
+        Raises `HostAbsent` where none can be asked now, and `HostError` where the one that was asked died or is silent.
+        """
+        await self._running()
+        try:
+            response = getattr(self._replicas(), method).remote(*arguments)
+            return await asyncio.wait_for(response, LOAD_SECONDS)
+        except (RayError, RayServeException, TimeoutError) as error:
+            cause = error.cause if isinstance(error, RayTaskError) else None
+            if isinstance(cause, AdapterRefused):
+                raise AdapterRefused(str(cause)) from error
+            if isinstance(cause, NoRoom | AdapterUnreachable):
+                raise HostAbsent(f"{method}: {cause}") from error
+            raise HostError(f"{method}: {type(error).__name__}: {error}") from error
 
     async def _broadcast(self, method: str, *arguments: Any, seconds: float = WORD_SECONDS) -> list[Any]:
         """What the living replicas answer. Raises `HostError` when one of them cannot or is silent."""

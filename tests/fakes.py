@@ -33,7 +33,15 @@ from serving.contracts import (
     Scores,
     unseen,
 )
-from serving.errors import AdapterRefused, HostAbsent, HostError, NoRoom, RequestRefused, UnknownModel
+from serving.errors import (
+    AdapterRefused,
+    AdapterUnreachable,
+    HostAbsent,
+    HostError,
+    NoRoom,
+    RequestRefused,
+    UnknownModel,
+)
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS
 
@@ -352,7 +360,9 @@ class FakeHost:
         await self._happen(self.before, "score")
         try:
             scores = await self._listening()[0].score(files, answers)
-        except (AdapterRefused, EngineDead, NoRoom) as error:
+        except (AdapterUnreachable, NoRoom) as error:
+            raise HostAbsent(f"score: {error}") from error
+        except EngineDead as error:
             raise HostError(f"score: {error}") from error
         await self._happen(self.after, "score")
         return scores
@@ -361,7 +371,9 @@ class FakeHost:
         await self._happen(self.before, "sample")
         try:
             return await self._listening()[0].sample(name, files, asks, at_once)
-        except (AdapterRefused, EngineDead, NoRoom, UnknownModel) as error:
+        except (AdapterUnreachable, NoRoom) as error:
+            raise HostAbsent(f"sample: {error}") from error
+        except (EngineDead, UnknownModel) as error:
             raise HostError(f"sample: {error}") from error
 
     async def abandon(self, name: str) -> None:

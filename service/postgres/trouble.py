@@ -10,6 +10,7 @@ from sqlalchemy import exc
 
 from service.errors import BadRequest, Unavailable
 
+STORAGE_UNAVAILABLE = "storage_unavailable"  # code of `Unavailable`: the database is away
 _READ_ONLY = "25006"  # SQLSTATE of a write to a standby, as after a failover
 _CROWDED = ("too many clients", "too many connections", "connection slots")
 
@@ -41,7 +42,7 @@ def connection_errors() -> Iterator[None]:
 
 def unavailable(why: Exception | str) -> Unavailable:
     said = why if isinstance(why, str) else _first_line(why)
-    return Unavailable(f"The database does not answer ({said}). Try again shortly.", code="storage_unavailable")
+    return Unavailable(f"The database does not answer ({said}). Try again shortly.", code=STORAGE_UNAVAILABLE)
 
 
 def is_crowded(error: Exception) -> bool:

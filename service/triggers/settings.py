@@ -33,4 +33,12 @@ class RoundSettings(Section):
     approval: Literal["never", "always", "when_flagged"] = Field(
         default="never", description="whether an operator must agree before a candidate answers anybody"
     )
+    patience_minutes: float = Field(
+        default=15, gt=0,
+        description="how long a candidate waits for replicas, or an object store, before its round ends failed",
+    )  # fmt: skip
+    max_lost: int = Field(
+        default=3, ge=1,
+        description="so many replicas in a row may die, or fall silent, that were asked about a candidate: it may be why",
+    )  # fmt: skip
     flagged_users: int = Field(default=5, ge=0, description="fewer users than that in a round flag it")

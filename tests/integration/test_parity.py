@@ -17,7 +17,7 @@ from service.model import resolve
 from serving.adapters import CONFIG, WEIGHTS, sha256_of
 from serving.contracts import BASE, AdapterFiles, Answer, EngineOutput
 from serving.engine import VllmEngine
-from serving.errors import HostError
+from serving.errors import AdapterRefused
 from serving.host import PolicyHost
 from serving.settings import ServingSettings
 from tests.adapters import random_adapter
@@ -141,8 +141,8 @@ async def test_one_replica_scores_a_candidate_that_nobody_has_published(
     assert not any(candidate.name in status.loaded for status in await host.status())
 
 
-async def test_a_spoiled_candidate_is_a_failure_of_the_host(ray_cluster: Service, candidate: AdapterFiles) -> None:
-    with pytest.raises(HostError, match="is not the published one"):
+async def test_a_spoiled_candidate_is_refused_with_the_reason(ray_cluster: Service, candidate: AdapterFiles) -> None:
+    with pytest.raises(AdapterRefused, match="is not the published one"):
         await PolicyHost().score(candidate.model_copy(update={"manifest_sha256": "0" * 64}), [])
 
 

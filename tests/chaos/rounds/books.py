@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, func, select
 
 from service.contracts import RoundState
 from service.store.store import Store
-from service.store.tables import adapters, audit, completions, rounds, route
+from service.store.tables import adapters, audit, completions, round_events, rounds, route
 from serving.adapters import verify
 from serving.contracts import BASE, Route
 from serving.errors import AdapterRefused
@@ -84,6 +84,9 @@ class Books:
                 adapters=table((adapters.c.name, adapters.c.round), adapters.c.ordinal),
                 audit=table((audit.c.who, audit.c.action, audit.c.subject), audit.c.seq),
                 answers=connection.execute(select(func.count()).select_from(completions)).scalar_one(),
+                waits=connection.execute(
+                    select(func.count()).select_from(round_events).where(round_events.c.kind == "waits")
+                ).scalar_one(),
                 chain_fault=asyncio.run(_chain_fault(self._url)),
             )
 

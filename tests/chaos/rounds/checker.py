@@ -4,6 +4,7 @@ stuck       rounds that are not over
 unsound     the route named an adapter that was never published, or not the files that were
 twice       a round published two adapters, or one was promoted twice
 unsaid      the audit and the rounds do not say the same of who was promoted
+misjudged   the gate turned a candidate down: all of them are sound, and a replica that is killed says nothing of them
 chain       the audit log is not as it was written
 left        attempts that run on though their rounds are over, canaries and watches that nobody has ended
 unlike      replicas that do not answer as the route says
@@ -20,6 +21,7 @@ from typing import Any
 from service.contracts import RoundState
 
 Row = Mapping[str, Any]
+OF_CANARY = "stopped in its canary"  # how the reason of such a rejection begins
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Ledger:
     adapters: Sequence[Row]  # name, round
     audit: Sequence[Row]  # who, action, subject; in order
     answers: int  # to people
+    waits: int  # times when nobody answered who was asked about a candidate
     chain_fault: str | None
 
 
@@ -39,6 +42,7 @@ class Findings:
     unsound: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
     unsaid: tuple[str, ...] = ()
+    misjudged: tuple[str, ...] = ()
     chain: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
@@ -56,6 +60,7 @@ def check(ledger: Ledger, *, unsound: Sequence[str], left: Sequence[str], unlike
         unsound=tuple(unsound),
         twice=tuple(_twice(ledger)),
         unsaid=tuple(_unsaid(ledger)),
+        misjudged=tuple(_misjudged(ledger)),
         chain=() if ledger.chain_fault is None else (ledger.chain_fault,),
         left=tuple(left),
         unlike=tuple(unlike),
@@ -82,6 +87,15 @@ def _unsaid(ledger: Ledger) -> list[str]:
         + [f"{who} says that it has promoted {name}" for name, who in sorted(by_rounds - by_audit)]
         + [f"round {stranger}" for stranger in strangers]
     )
+
+
+def _misjudged(ledger: Ledger) -> list[str]:
+    """A canary may stop for what its users happened to meet; the gate has no such excuse."""
+    return [
+        f"round {row['n']} was rejected: {row['reason']}"
+        for row in ledger.rounds
+        if _state(row) is RoundState.REJECTED and not str(row["reason"]).startswith(OF_CANARY)
+    ]
 
 
 def _state(row: Row) -> RoundState:

@@ -32,6 +32,7 @@ _MOMENTS = {
 }
 _AT_ALL_SECONDS = 1.5  # a moment of the clock comes within it
 _INTO_SECONDS = 0.25  # ... one of a state so soon after it has begun
+_ON_TRIAL = 0.3  # share of killed replicas that are asked about a candidate just then
 _AFTERSHOCK = 0.25  # share of kills that come soon after the one before, while the service still recovers
 _AFTERSHOCK_SECONDS = 0.3
 
@@ -54,6 +55,8 @@ def kills(seed: int, count: int) -> list[Kill]:
         seconds = dice.random() * (_AT_ALL_SECONDS if state is None else _INTO_SECONDS)
         if victim is Victim.ATTEMPT:
             state, seconds = RoundState.TRAINING, dice.random() * _INTO_SECONDS
+        elif victim is Victim.REPLICA and dice.random() < _ON_TRIAL:
+            state, seconds = RoundState.JUDGING, dice.random() * _INTO_SECONDS
         elif drawn and dice.random() < _AFTERSHOCK:
             state, seconds = None, dice.random() * _AFTERSHOCK_SECONDS
         drawn.append(Kill(victim, state, seconds, dice.random()))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.contracts import AdapterFiles, Answer, Ask, Prepared, ReplicaStatus, Route, Sampled, Scores
-from serving.errors import HostAbsent, HostError
+from serving.errors import AdapterRefused, HostAbsent, HostError
 from tests.chaos.rounds import line
 
 _SECONDS = 30.0  # of a replica's silence, after which it is stuck
@@ -56,7 +56,11 @@ class RemoteHost:
                 return await line.call(socket, method, *arguments, seconds=_SECONDS)
             except line.Absent:
                 continue
-            except (line.Ended, line.Refused, TimeoutError) as failure:
+            except line.Refused as refusal:
+                if refusal.kind == AdapterRefused.__name__:
+                    raise AdapterRefused(refusal.message) from refusal
+                raise HostError(f"{method}: {refusal}") from refusal
+            except (line.Ended, TimeoutError) as failure:
                 raise HostError(f"{method}: {failure}") from failure
         raise HostAbsent("no replica runs at the moment")
 

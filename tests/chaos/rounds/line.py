@@ -27,7 +27,12 @@ class Ended(Exception):
 
 
 class Refused(Exception):
-    """The answer is an error, in the words of whoever was asked."""
+    """The answer is an error, in the words of whoever was asked; `kind` is its class."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
 
 
 async def listen(socket: Path, answer: Answer) -> asyncio.Server:
@@ -39,7 +44,7 @@ async def listen(socket: Path, answer: Answer) -> asyncio.Server:
             try:
                 said = (True, await answer(method, arguments))
             except Exception as error:
-                said = (False, f"{type(error).__name__}: {error}")
+                said = (False, (type(error).__name__, str(error)))
             _write(writer, said)
             await writer.drain()
         writer.close()
@@ -61,7 +66,7 @@ async def call(socket: Path, method: str, *arguments: Any, seconds: float) -> An
     finally:
         writer.close()
     if not ok:
-        raise Refused(value)
+        raise Refused(*value)
     return value
 
 

@@ -35,13 +35,14 @@ class Report:
     reasons: Counter[str]  # of rounds that were neither promoted nor cancelled
     attempts: int
     answers: int  # to people
+    waits: int  # times when a candidate had to be tried again
     seconds: float
 
     def __str__(self) -> str:
         return (
             f"seed {self.seed}: {self.kills.total()} kills ({_told(self.kills)}), while the newest round was "
             f"{_told(self.moments)}; {self.rounds.total()} rounds ({_told(self.rounds)}) in {self.attempts} attempts; "
-            f"{self.answers} answers to people; {len(self.findings.faults)} faults; {self.seconds:.0f} s"
+            f"{self.waits} trials broken off and tried again; {self.answers} answers to people; {len(self.findings.faults)} faults; {self.seconds:.0f} s"
         )
 
 
@@ -78,6 +79,7 @@ def _report(seed: int, findings: Findings, scene: Scene, ledger: Ledger, seconds
         Counter(f"{row['state']}: {row['reason']}" for row in ledger.rounds if row["state"] not in ended),
         len(scene.attempts),
         ledger.answers,
+        ledger.waits,
         seconds,
     )
 

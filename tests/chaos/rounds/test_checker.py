@@ -10,8 +10,8 @@ import pytest
 from tests.chaos.rounds.checker import Ledger, Row, check
 
 
-def round(n: int, state: str, adapter: str | None = None) -> Row:
-    return {"n": n, "state": state, "reason": None, "attempt": 1, "adapter": adapter}
+def round(n: int, state: str, adapter: str | None = None, reason: str | None = None) -> Row:
+    return {"n": n, "state": state, "reason": reason, "attempt": 1, "adapter": adapter}
 
 
 def promotion(n: int, adapter: str) -> Row:
@@ -19,7 +19,12 @@ def promotion(n: int, adapter: str) -> Row:
 
 
 GOOD = Ledger(
-    rounds=[round(1, "promoted", "a"), round(2, "failed"), round(3, "rejected", "b"), round(4, "promoted", "c")],
+    rounds=[
+        round(1, "promoted", "a"),
+        round(2, "failed"),
+        round(3, "rejected", "b", "stopped in its canary: the route was changed meanwhile"),
+        round(4, "promoted", "c"),
+    ],
     adapters=[{"name": "a", "round": 1}, {"name": "b", "round": 3}, {"name": "c", "round": 4}],
     audit=[
         promotion(1, "a"),
@@ -28,6 +33,7 @@ GOOD = Ledger(
         promotion(4, "c"),
     ],
     answers=7,
+    waits=1,
     chain_fault=None,
 )
 
@@ -48,7 +54,11 @@ def test_nothing_is_found_where_all_is_well() -> None:
         ({"audit": [*GOOD.audit, promotion(4, "c")]}, "twice: c was promoted 2 times"),
         ({"audit": GOOD.audit[:-1]}, "unsaid: round 4 says that it has promoted c"),
         ({"audit": [*GOOD.audit, promotion(3, "b")]}, "unsaid: round 3 has promoted b, and does not say so"),
-        ({"rounds": [*GOOD.rounds, round(5, "rejected", "c")]}, "unsaid: round 5 has c of round 4"),
+        ({"rounds": [*GOOD.rounds, round(5, "failed", "c")]}, "unsaid: round 5 has c of round 4"),
+        (
+            {"rounds": [*GOOD.rounds, round(5, "rejected", None, "loadable: it died")]},
+            "misjudged: round 5 was rejected: loadable: it died",
+        ),
         ({"chain_fault": "entry 3 was changed"}, "chain: entry 3 was changed"),
     ],
 )

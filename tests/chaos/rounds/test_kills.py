@@ -29,6 +29,8 @@ def test_a_seed_says_who_is_killed_and_when() -> None:
     assert faults.kills(7, 50) == faults.kills(7, 50) != faults.kills(8, 50)
     drawn = faults.kills(1, 100)
     assert {kill.victim for kill in drawn} == set(Victim)
+    asked = [kill for kill in drawn if (kill.victim, kill.state) == (Victim.REPLICA, RoundState.JUDGING)]
+    assert len(asked) > 2, "replicas die while they are asked about a candidate"
     assert {RoundState.JUDGING, RoundState.AWAITING_APPROVAL, RoundState.CANARY} < {kill.state for kill in drawn}
 
 

@@ -126,7 +126,7 @@ async def test_a_candidate_that_no_replica_can_load_is_rejected(store: Store, tm
     ended = await small.finish(round)
     assert ended.state is RoundState.REJECTED
     assert str(ended.reason).startswith("loadable: ")
-    assert "could not be prepared" in str(ended.reason)
+    assert "does not load" in str(ended.reason)
     assert await store.adapters.list() == ()
 
 

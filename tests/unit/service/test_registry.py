@@ -289,7 +289,7 @@ async def test_a_candidate_that_cannot_be_scored_leaves_nothing_behind(small: Sm
     small.engines[0].unloadable.add(files.name)
     with pytest.raises(AdapterRejected, match="The route is unchanged") as refused:
         await small.registry.score(files.directory, files.name, [ANSWER])
-    assert refused.value.code == "prepare_failed"
+    assert refused.value.code == "adapter_rejected"
     assert small.loaded == [set(), set()]
 
 

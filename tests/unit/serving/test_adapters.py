@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from serving.adapters import (
     CONFIG,
@@ -22,7 +24,7 @@ from serving.adapters import (
     verify,
 )
 from serving.contracts import AdapterFiles
-from serving.errors import AdapterRefused
+from serving.errors import AdapterRefused, AdapterUnreachable
 from tests.adapter_files import (
     FINGERPRINTS,
     HIDDEN,
@@ -221,6 +223,25 @@ def test_an_incomplete_original_is_refused_and_leaves_nothing(
     (Path(files.directory) / missing).unlink()
     with pytest.raises(AdapterRefused, match=missing):
         fetch(files, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+class Away(MemoryFileSystem):
+    """An object store that does not answer."""
+
+    protocol = "never"
+
+    def get_file(self, *args: Any, **options: Any) -> None:
+        raise RuntimeError("nobody listens")
+
+
+fsspec.register_implementation("never", Away, clobber=True)
+
+
+def test_a_place_that_does_not_answer_says_nothing_of_the_adapter(files: AdapterFiles, tmp_path: Path) -> None:
+    elsewhere = files.model_copy(update={"directory": "never://bucket/adapter"})
+    with pytest.raises(AdapterUnreachable, match="RuntimeError: nobody listens"):
+        fetch(elsewhere, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
