@@ -11,10 +11,10 @@ STAMP := $(VENV)/installed-$(LOCK)
 TORCH := 2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test check bench chaos machine image lock clean
+.PHONY: help demo test check bench chaos round-chaos machine image lock clean
 
 help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 demo: $(STAMP) ## run the whole loop on this machine: chat, vote, learn, swap, roll back
 	$(BIN)/heliotrope demo
@@ -36,6 +36,10 @@ RUNS := 200
 SEED := 1
 chaos: $(STAMP) ## kill every process of the store's side at random moments, RUNS=200 times from SEED=1 on, and count votes
 	$(BIN)/python -m tests.chaos --runs $(RUNS) --seed $(SEED)
+
+KILLS := 100
+round-chaos: $(STAMP) ## kill whoever takes part in rounds at random moments, KILLS=100 times, drawn from SEED=1
+	$(BIN)/python -m tests.chaos --rounds --kills $(KILLS) --seed $(SEED)
 
 STEPS := 10000
 machine: $(STAMP) ## the store against its model in memory, STEPS=10000 steps

@@ -19,7 +19,7 @@ from tests.fakes import authors
 _THREADS = 2
 _USERS = 300
 _PAUSE_SECONDS = 0.06  # of each thread after a question, at most
-_VOTING = 0.1  # share of answers that are voted on
+_VOTING = 0.5  # share of answers that are voted on
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
