@@ -177,6 +177,13 @@ class ReplicaStatus(_Contract):
     unlogged: int = 0  # answers since its start that could not be recorded, and so cannot be rated
 
 
+class Roll(_Contract):
+    """All replicas that run: the answers of those that answer, and of each other one why it does not."""
+
+    answered: tuple[ReplicaStatus, ...]
+    silent: tuple[str, ...] = ()
+
+
 def _unheard(tokens: int) -> None:
     """Nobody counts them."""
 

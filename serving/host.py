@@ -23,6 +23,7 @@ from serving.contracts import (
     Prepared,
     Probed,
     ReplicaStatus,
+    Roll,
     Route,
     Sampled,
     Scores,
@@ -78,6 +79,14 @@ class PolicyHost:
             raise HostError(f"{expected} replicas run but only {len(answers)} answered")
         return answers
 
+    async def roll(self) -> Roll:
+        """Who answers, and why others do not. Raises `HostError` when none is there, or Serve cannot be asked."""
+        running, said = await asyncio.gather(self._running(), self._each("status", seconds=WORD_SECONDS))
+        answered = tuple(one for one in said if isinstance(one, ReplicaStatus))
+        silent = [_why_silent(one) for one in said if isinstance(one, BaseException)]
+        silent += ["it has come just now, and was not asked yet"] * (running - len(said))
+        return Roll(answered=answered, silent=tuple(silent))
+
     async def metrics(self) -> list[Exposed]:
         """What the replicas count that answer. Raises `HostError` when one of them is silent."""
         return await self._broadcast("metrics")
@@ -127,10 +136,29 @@ class PolicyHost:
             raise HostError(f"{method}: {type(error).__name__}: {error}") from error
         return [answer for answer in answers if not isinstance(answer, Exception)]
 
+    async def _each(self, method: str, *, seconds: float) -> list[Any]:
+        """What each replica answers, or the exception why it does not: one that is silent hides nobody else's answer."""
+        response = self._replicas().broadcast(method)
+        try:
+            # Serve's public way to the results has none for us while one of them is missing.
+            asked = await asyncio.wait_for(response._fetch_replica_results_async(), seconds)
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise HostError(f"{method}: {type(error).__name__}: {error}") from error
+        answers = (asyncio.wait_for(one.get_async(), seconds) for one in asked)
+        return await asyncio.gather(*answers, return_exceptions=True)
+
     def _replicas(self) -> DeploymentHandle:
         if self._handle is None:
             self._handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
         return self._handle
+
+
+def _why_silent(failure: BaseException) -> str:
+    if isinstance(failure, RayActorError):
+        return "its process has died, and another one takes its place"
+    if isinstance(failure, TimeoutError):
+        return f"no answer within {WORD_SECONDS:g} s"
+    return f"{type(failure).__name__}: {failure}"
 
 
 def _is_dead(failure: Exception) -> bool:

@@ -28,6 +28,7 @@ from serving.contracts import (
     Prepared,
     Probed,
     ReplicaStatus,
+    Roll,
     Route,
     Sampled,
     Scores,
@@ -388,6 +389,10 @@ class FakeHost:
 
     async def status(self) -> list[ReplicaStatus]:
         return [replica.status() for replica in self._listening()]
+
+    async def roll(self) -> Roll:
+        silent = tuple(f"{name} is deaf" for name in self.replicas if name in self.deaf)
+        return Roll(answered=tuple(await self.status()), silent=silent)
 
     async def metrics(self) -> list[Exposed]:
         return [replica.metrics() for replica in self._listening()]

@@ -8,7 +8,7 @@ import typer
 
 from service.cli.preferences import new_pairs
 from service.cli.remote import Json, connect
-from service.terminal import facts, stack, table
+from service.terminal import facts, moment, stack, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +30,8 @@ def _status(data: dict[str, Any]) -> RenderableType:
             "candidate": _place(route, "candidate"),
             "baseline": _place(route, "baseline"),
             "round": f"{running['n']} is {running['state']}" if running else None,
+            "canary": _canary(data["canary"]),
+            "paused": _pause(data["pause"]),
             "new pairs": new_pairs(data["funnel"]),
         }),
         table(
@@ -50,8 +52,24 @@ def _status(data: dict[str, Any]) -> RenderableType:
             ),
             wrap=("loaded", "missing", "in flight", "trouble"),
         ),
-        data["trouble"] and f"not every replica is listed: {data['trouble']}",
+        "\n".join(f"a replica does not answer: {why}" for why in data["silent"]) or None,
+        data["trouble"] and f"no replica is listed: {data['trouble']}",
     )  # fmt: skip
+
+
+def _canary(canary: dict[str, Any] | None) -> str | None:
+    if canary is None:
+        return None
+    begun = "no step has begun" if canary["share"] is None else (
+        f"step {canary['steps_begun']}, {canary['share']:.4g} of the users, {canary['requests']} requests"
+    )  # fmt: skip
+    return begun + (f"; waits for {canary['waits_for']}" if canary["waits_for"] else "")
+
+
+def _pause(pause: dict[str, Any] | None) -> str | None:
+    if pause is None:
+        return None
+    return f"by {pause['who']} at {moment(pause['at'])}" + (f": {pause['reason']}" if pause["reason"] else "")
 
 
 def _place(route: dict[str, Any], place: str) -> str | None:

@@ -50,6 +50,41 @@ async def test_the_status_tells_who_answers_and_what_a_round_would_use(
     assert (status["funnel"]["votes"], status["funnel"]["pairs_from_votes"]) == (4, 2)
 
 
+async def test_the_status_lists_who_answers_and_says_why_others_do_not(
+    small: SmallService, operator: httpx.AsyncClient
+) -> None:
+    small.host.deaf.add("two")
+    status = (await operator.get("/ops/status")).json()
+    assert [replica["replica"] for replica in status["replicas"]] == ["one"]
+    assert (status["silent"], status["trouble"]) == (["two is deaf"], None)
+    small.host.gone = True
+    status = (await operator.get("/ops/status")).json()
+    assert (status["replicas"], status["silent"], status["trouble"]) == ([], [], "no replica answers")
+
+
+async def test_the_status_tells_of_a_pause(small: SmallService, operator: httpx.AsyncClient) -> None:
+    assert (await operator.get("/ops/status")).json()["pause"] is None
+    await operator.post("/ops/pause", json={"reason": "a holiday"})
+    pause = (await operator.get("/ops/status")).json()["pause"]
+    assert (pause["who"], pause["reason"]) == ("tess", "a holiday")
+
+
+async def test_the_status_tells_of_a_canary_that_runs(store: Store, tmp_path: Path) -> None:
+    steps = {"steps": (0.25, 1.0), "soak_minutes": 60, "advance": "approved"}
+    small = await SmallService.start(store, tmp_path, sections={"canary": steps})
+    await small.like(*QUESTIONS)
+    round = await small.ask_for_round()
+    operator = await small.operator()
+    assert (await operator.get("/ops/status")).json()["canary"] is None, "nobody is answered by it yet"
+    while (canary := (await small.store.rounds.get(round.n)).canary) is None or canary["waits_for"] is None:
+        await small.rounds.step()
+    shown = (await operator.get("/ops/status")).json()
+    assert shown["canary"] == {
+        "candidate": shown["route"]["candidate"], "steps_begun": 1, "share": 0.25, "requests": 0, "held": False,
+        "waits_for": canary["waits_for"],
+    }  # fmt: skip
+
+
 # --- adapters and the route ---------------------------------------------------------------------------
 
 

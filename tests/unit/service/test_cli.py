@@ -67,6 +67,19 @@ def test_a_running_round_is_part_of_the_status(api: FakeApi, run: Run) -> None:
     assert "7 is queued" in run("status").stdout
 
 
+def test_a_pause_a_canary_and_a_silent_replica_are_part_of_the_status(api: FakeApi, run: Run) -> None:
+    api.pause = {"who": "tess", "at": "2026-01-02T03:04:05+00:00", "reason": "a holiday"}
+    api.canary = {
+        "candidate": SECOND, "steps_begun": 2, "share": 0.25, "requests": 40, "held": False, "waits_for": "its soak time",
+    }  # fmt: skip
+    api.silent.append("no answer within 5 s")
+    shown = " ".join(run("status").stdout.split())
+    assert "step 2, 0.25 of the users, 40 requests; waits for its soak time" in shown
+    assert "by tess at" in shown
+    assert "a holiday" in shown
+    assert "a replica does not answer: no answer within 5 s" in shown
+
+
 def test_adapters_are_listed_and_shown_with_their_verdict(run: Run) -> None:
     assert in_order(run("adapters", "list").stdout, FIRST, "base", SECOND, FIRST)
     assert in_order(run("adapters", "show", SECOND).stdout, SECOND, FIRST, "2" * 64, "held_out", "pass", "0.875", "0.5")
