@@ -7,6 +7,7 @@ round and keeps its progress and its report until they are asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,10 @@ class Attempts:
     """Starts, watches and ends attempts, from any process of the Ray cluster."""
 
     async def start(self, spec: RoundSpec) -> None:
-        """Make sure that the attempt runs. Does nothing when it runs already, or has ended and was not stopped."""
+        """Make sure that the attempt runs. Does nothing when it runs already, or has ended and was not stopped.
+
+        One whose process dies at once is absent when it is polled, as one that dies later.
+        """
         await asyncio.to_thread(orphans.release)
         remote: Any = ray.remote(num_cpus=0, concurrency_groups={"training": 1})(Attempt)  # pyright: ignore
         actor = remote.options(
@@ -38,7 +42,8 @@ class Attempts:
             resources=a_little_of(spec.node_resource),
         ).remote(spec)  # fmt: skip
         actor.train.remote()  # its end shows in the status
-        await actor.status.remote(0)
+        with contextlib.suppress(RayActorError):
+            await actor.status.remote(0)
 
     async def poll(self, spec: RoundSpec, since: int) -> AttemptStatus:
         """State, and the progress from position `since` on. Absent: never started, stopped, or its process died."""

@@ -20,7 +20,7 @@ from ray._private.state import state as cluster
 from tests import tiny_models
 from tests.round_specs import round_spec
 from training.adapter import read_adapter
-from training.attempt import Attempts
+from training.attempt import NAMESPACE, Attempts, actor_name
 from training.contracts import HELD_OUT, TRAIN, AttemptStatus, LoraSpec, Progress, RoundReport, RoundSpec
 from training.learn import learn
 from training.round import RESTART
@@ -118,6 +118,29 @@ def alone(spec: RoundSpec, directory: Path) -> RoundReport:
         return learn(spec.model_copy(update=where | {"workers": 1}), lambda progress: None)
     finally:
         torch.set_num_threads(before)
+
+
+async def test_an_attempt_that_dies_before_its_first_word_is_absent_and_the_next_one_trains(
+    make_spec: MakeSpec,
+) -> None:
+    spec = make_spec()
+    killer = asyncio.create_task(_kill_at_once(spec))
+    await ATTEMPTS.start(spec)
+    await killer
+    assert (await ATTEMPTS.poll(spec, since=0)).state == "absent"
+    again = spec.model_copy(update={"attempt": spec.attempt + 1})
+    await finish(again)
+
+
+async def _kill_at_once(spec: RoundSpec) -> None:
+    """As soon as the actor has its name; its process needs a second from then on until it answers."""
+    while True:
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, actor_name(spec), namespace=NAMESPACE)
+            break
+        except ValueError:
+            await asyncio.sleep(0.001)
+    ray.kill(actor)
 
 
 async def test_a_round_is_watched_to_the_adapter_that_it_would_make_without_ray(
