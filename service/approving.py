@@ -32,6 +32,8 @@ def _flags(round: Round, verdict: Verdict, settings: RoundSettings) -> list[str]
         if held:
             flags.append(f"{held} votes are in quarantine")
     for check in verdict.checks:
+        if check.name == "phrases" and check.outcome == "abstain" and check.value is not None:
+            flags.append(f"new phrases: {check.why}")
         if check.name == "kl_base" and check.value is not None and check.bound and check.value > NEAR * check.bound:
             flags.append(f"{check.value / check.bound:.0%} of the way that it may go from the base")
     return flags

@@ -19,7 +19,7 @@ from service.baselines import Answers, Baselines
 from service.errors import AdapterRejected, Unavailable
 from service.gate.behaviour import Behaviour, look
 from service.gate.comparison import Duel, compare
-from service.gate.evidence import Comparison, Graded, Latency, Trial
+from service.gate.evidence import Comparison, Graded, Latency, Spoken, Trial
 from service.gate.settings import GateSettings, JudgeSettings
 from service.registry import Registry
 from service.suites.grading import right
@@ -77,6 +77,10 @@ class Examiner:
         trial = Trial(
             current=self._behaviour(baseline),
             candidate=self._behaviour(candidate),
+            said=tuple(
+                Spoken(item.question, before.text, after.text)
+                for item, before, after in zip(self._items, baseline.said, candidate.said, strict=True)
+            ),
             suites=self._graded(base, baseline, candidate),
             latency=await self._latency(directory, name, current),
         )

@@ -35,6 +35,15 @@ class Graded:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What both said to the same question, greedily."""
+
+    prompt: str
+    current: str
+    candidate: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Sampled answers to the same prompts, the candidate's against the deployed adapter's, under a judge."""
 
@@ -61,6 +70,7 @@ class Trial:
     parity: Parity | None = None  # None: training left no samples to compare with
     current: Behaviour | None = None  # None: no suites, so nobody was asked
     candidate: Behaviour | None = None
+    said: tuple[Spoken, ...] = ()
     suites: dict[str, tuple[Graded, ...]] = field(default_factory=dict)
     comparison: Comparison | None = None
     no_comparison: str = "no judge is set (gate.judge)"  # why there is none

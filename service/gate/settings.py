@@ -9,7 +9,7 @@ from service.section import Section
 CHECKS = (
     *("integrity", "loadable", "outside", "finite", "step0", "learned", "held_out", "logp_chosen"),
     *("kl_previous", "kl_base", "parity", "length", "eos", "repetition", "format", "over_refusal", "under_refusal"),
-    *("suite", "win_rate", "latency"),
+    *("phrases", "suite", "win_rate", "latency"),
 )
 
 
@@ -71,6 +71,10 @@ class GateSettings(Section):
     behaviour_tolerance: float = Field(
         default=0.05, ge=0, le=1, description="by how much a share of answers may get worse beyond its noise"
     )
+    max_phrase_rise: float = Field(
+        default=0.25, gt=0, le=1,
+        description="a phrase in so many more of all answers than before is named, and flags the round; nothing fails",
+    )  # fmt: skip
     min_win_rate: float = Field(
         default=0.5, ge=0, le=1, description="lower end of the length-controlled interval, where there is a judge"
     )

@@ -8,6 +8,7 @@ from service.contracts import Check, Verdict
 from service.gate import behaviour, of_serving, of_training
 from service.gate.evidence import Evidence
 from service.gate.held_out import held_out
+from service.gate.phrases import phrases
 from service.gate.regression import suite
 from service.gate.settings import GateSettings
 
@@ -48,6 +49,7 @@ def _checks(evidence: Evidence, settings: GateSettings) -> Iterator[Check]:
     if trial is None or trial.fault is not None:
         return
     yield from behaviour.checks(trial.current, trial.candidate, settings)
+    yield phrases(trial.said, settings)
     yield from (suite(name, items, settings) for name, items in trial.suites.items())
     yield of_serving.win_rate(trial, settings)
     if trial.parity is not None:

@@ -15,6 +15,15 @@ FUNNEL: dict[str, Any] = {
     "votes": 100, "votes_in_pairs": 100, "left_out": {}, "pairs_from_votes": 50, "pairs_imported": 0, "users": 20, "apps": 1,
 }  # fmt: skip
 OUTSIDE = Candidate(directory="/x", weights_sha256="e" * 64, name=None, parent=None, assumed_base=True)
+NEW_PHRASE = Verdict(
+    promote=True,
+    checks=(
+        Check(
+            name="phrases", outcome="abstain", value=0.4, bound=0.25, needed=False,
+            why='"buy it now" is in 40% of its answers',
+        ),
+    ),
+)  # fmt: skip
 FLAGGED = RoundSettings(approval="when_flagged")
 
 
@@ -45,6 +54,7 @@ def test_a_candidate_without_a_flag_waits_for_nobody() -> None:
         ({"funnel": FUNNEL | {"users": 4}}, "it learned from 4 users, fewer than 5"),
         ({"funnel": FUNNEL | {"left_out": {"quarantined": 7}}}, "7 votes are in quarantine"),
         ({"candidate": OUTSIDE, "funnel": FUNNEL | {"users": 0}}, "the adapter was brought from outside by admin"),
+        ({"verdict": NEW_PHRASE}, 'new phrases: "buy it now" is in 40% of its answers'),
         ({"verdict": drifted(1.8)}, "90% of the way that it may go from the base"),
     ],
 )

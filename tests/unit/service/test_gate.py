@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service import gate
 from service.contracts import Check, Verdict
 from service.gate.behaviour import Answered, Behaviour
-from service.gate.evidence import Comparison, Evidence, Graded, Latency, Trial
+from service.gate.evidence import Comparison, Evidence, Graded, Latency, Spoken, Trial
 from service.gate.settings import CHECKS, GateSettings, JudgeSettings
 from service.gate.statistics import Interval
 from service.parity import Parity
@@ -25,7 +25,7 @@ Outcome = Literal["pass", "fail", "abstain"]
 
 OF_TRAINING = ("finite", "step0", "learned", "held_out", "logp_chosen", "kl_previous", "kl_base")
 OF_SERVING = (
-    *("length", "eos", "repetition", "format", "over_refusal", "under_refusal"),
+    *("length", "eos", "repetition", "format", "over_refusal", "under_refusal", "phrases"),
     *("suite:facts", "win_rate", "parity", "latency"),
 )
 GOOD = {
@@ -236,6 +236,7 @@ def _trial(**changes: Any) -> Trial:
         "parity": _parity(0.0),
         "current": _behaviour(),
         "candidate": _behaviour(),
+        "said": (Spoken("a question", "an answer", "another answer"),) * 9,
         "suites": {"facts": (Graded("sums", True, True, True),) * 9},
         "latency": Latency(0.010, 0.015),
     }
@@ -252,7 +253,7 @@ def test_a_candidate_that_does_as_well_on_trial_passes() -> None:
     assert verdict.promote
     assert [check.name for check in verdict.checks] == ["integrity", "loadable", *OF_TRAINING, *OF_SERVING]
     assert {check.name for check in verdict.checks if check.outcome != "pass"} == {"win_rate"}
-    assert gate.summary(verdict) == "passed 18 checks; without a word of win_rate"
+    assert gate.summary(verdict) == "passed 19 checks; without a word of win_rate"
 
 
 def test_one_that_no_replica_can_load_fails_and_nothing_else_is_said_of_it() -> None:
