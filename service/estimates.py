@@ -15,6 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from training.cost import forward_operations, round_operations
+
 PER_TOKEN = ("reference", "train", "evaluate")  # phases of training that grow with what is learned
 OUTSIDE = ("queued", "collecting", "training", "judging")  # states whose time is a round's own; of `training` the rest
 
@@ -23,7 +25,6 @@ GUESSED_TOKENS_PER_EXAMPLE = 400  # a prompt and two answers
 GUESSED_OUTSIDE_SECONDS = 20.0
 GUESSED_FLOPS = {"cpu": 1e10, "gpu": 1e14}  # a second, per core and per GPU
 GUESSED_RUNTIME_BYTES = {"cpu": 3 << 29, "gpu": 1 << 30}  # of the libraries, and of activations of small models
-FLOPS_PER_PARAMETER = 6  # and token: forward and backward through a frozen base, and the reference's forward
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _whole(past: Past) -> float:
 def _guess(examples: int, base: Base) -> Estimate:
     tokens = examples * GUESSED_TOKENS_PER_EXAMPLE
     rate = GUESSED_FLOPS[base.device] * (base.cores if base.device == "cpu" else 1)
-    training = FLOPS_PER_PARAMETER * base.parameters * tokens / rate
+    training = round_operations(forward_operations(base.parameters, 0, tokens, 0), epochs=1) / rate
     return Estimate(
         basis="guess",
         rounds=0,

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from training.contracts import Drift
-from training.logprobs import LOGITS_PER_CHUNK, Head
+from training.cost import LOGITS_PER_CHUNK
+from training.logprobs import Head
 
 
 @torch.no_grad()

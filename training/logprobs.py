@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.cost import LOGITS_PER_CHUNK
 from training.errors import TrainingError
-
-LOGITS_PER_CHUNK = 2**23  # float32 logits alive at once: 32 MiB
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import psutil
 import torch
 
+from training.cost import USABLE_SHARE
 from training.pairs import Example
 from training.plan import Plan
 from training.policy import Policy
 from training.rows import Item, Layout, lay_out
 
-_USABLE_SHARE = 0.7  # of the free memory; the rest is for what comes and goes within a layer
 _MERGED_SHARE = 0.1  # of the free memory that a second copy of the base's matrices may take
 _STEPS_LOOKED_AT = 64  # for the largest micro-batch of a plan
 
@@ -38,19 +38,21 @@ def keep_heap() -> None:
 def activation_bytes_per_token(policy: Policy, examples: Sequence[Example], layout: Layout) -> float:
     """What the backward pass keeps of each token of the forward pass, measured on a few examples."""
     rows = lay_out([Item(example) for example in examples], layout)
-    kept: dict[int, int] = {}  # address -> bytes: layers share some of what they keep
-    frozen = {tensor.untyped_storage().data_ptr() for tensor in (*policy.base.parameters(), *policy.base.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # by identity: layers share some of what they keep
+    frozen = {tensor.untyped_storage()._cdata for tensor in (*policy.base.parameters(), *policy.base.buffers())}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in frozen:
+            kept[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         logprobs = policy.logprobs(rows)
+    # Counted at the end: of a sharded base the matrices that were gathered are empty again.
+    kept_bytes = sum(storage.nbytes() for storage in kept.values())
     del logprobs
-    return sum(kept.values()) / rows.input_ids.numel()
+    return kept_bytes / rows.input_ids.numel()
 
 
 def free_bytes(device: torch.device) -> int:
@@ -78,4 +80,4 @@ def needs_checkpointing(bytes_per_token: float, plan: Plan, device: torch.device
     looked_at = range(0, len(plan), max(1, len(plan) // _STEPS_LOOKED_AT))
     steps = (plan[number] for number in looked_at)
     tokens = max(plan.tokens(step, batch) for step in steps for batch in step.micro_batches)
-    return at_once * tokens * bytes_per_token > _USABLE_SHARE * free_bytes(device)
+    return at_once * tokens * bytes_per_token > USABLE_SHARE * free_bytes(device)

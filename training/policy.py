@@ -160,12 +160,16 @@ def load_policy(spec: RoundSpec, world: World, dtype: torch.dtype = torch.float3
 def _shard(base: torch.nn.Module, world: World) -> None:
     """FSDP2: each worker keeps its part of every layer's frozen weights. The adapter, and what is no layer, stay whole.
 
-    The adapter's gradients are then added up as without sharding, and frozen weights have none to scatter.
+    The adapter's gradients are then added up as without sharding, and frozen weights have none to scatter. The decoder
+    is FSDP's root though it holds nothing of its own: else each layer would be one, and what a root has gathered it
+    keeps until the backward pass, so that every GPU would hold the whole base.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(world.device.type, (world.size,))
     adapter = set(lora.parameters(base).values())
-    for layer in base.get_decoder().layers:  # pyright: ignore[reportCallIssue]
+    decoder: torch.nn.Module = base.get_decoder()  # pyright: ignore[reportCallIssue]
+    for layer in decoder.layers:  # pyright: ignore[reportGeneralTypeIssues]
         fully_shard(layer, mesh=mesh, ignored_params=adapter)
+    fully_shard(decoder, mesh=mesh, ignored_params=set(decoder.parameters()))

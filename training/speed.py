@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from training import cost
 from training.policy import Policy
 
 _SIDE = 1024  # of the square matrices that are multiplied
@@ -28,12 +29,9 @@ def matrix_product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def training_operations(policy: Policy, tokens: int, answer_tokens: int) -> float:
-    """Floating point operations that no LoRA step over these tokens can avoid: forward, and back to the activations.
-
-    4N a token and 4HV an answer token, with N body parameters, H hidden size and V vocabulary.
-    """
-    vocabulary, hidden = policy.head.weight.shape
-    return 4.0 * policy.body_parameters * tokens + 4.0 * hidden * vocabulary * answer_tokens
+    """Floating point operations that no LoRA step over these tokens can avoid: forward, and back to the activations."""
+    head = policy.head.weight.numel()
+    return cost.training_operations(cost.forward_operations(policy.body_parameters, head, tokens, answer_tokens))
 
 
 def _wait(device: torch.device) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.contracts import TRAIN
+from training.cost import forward_operations, round_operations
 from training.snapshot import SnapshotRow
 
 EOS, FIRST_WORD = 2, 6  # of `tests/tiny_models.py`'s tokenizer, which loads torch
@@ -71,13 +72,8 @@ class Shape:
         return rows[: self.pairs]
 
     def floor(self) -> float:
-        """Floating point operations of the whole round that cannot be avoided.
-
-        With N body parameters, H hidden size, V vocabulary, and P, A tokens of a prompt and of all its answers:
-
-            4N(P+A) + 4HV A    to train: forward, and the gradient of activations (weights are frozen)
-            2N(P+A) + 2HV A    for the reference, once and not in each epoch
-        """
+        """Floating point operations of the whole round that cannot be avoided: a prompt once for all its answers, an
+        answer once for all its pairs, and what `training/cost.py` counts of them."""
         rows = self.rows()
         prompts = {tuple(row.prompt_token_ids or ()) for row in rows}
         answers = {
@@ -87,8 +83,8 @@ class Shape:
         }
         answer_tokens = sum(len(answer) for _, answer in answers)
         tokens = sum(len(prompt) for prompt in prompts) + answer_tokens
-        forward = 2 * self.llama.body * tokens + 2 * self.llama.hidden * self.llama.vocabulary * answer_tokens
-        return (2 * self.epochs + 1) * float(forward)
+        head = self.llama.hidden * self.llama.vocabulary
+        return round_operations(forward_operations(self.llama.body, head, tokens, answer_tokens), self.epochs)
 
 
 _TINY = Llama(hidden=32, layers=1, intermediate=64, vocabulary=512, head_dim=16)
