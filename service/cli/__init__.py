@@ -18,6 +18,7 @@ from service.cli.alarms import alarms
 from service.cli.chat import chat
 from service.cli.exchange import export, import_file
 from service.cli.node import demo, doctor, down, up
+from service.cli.plan import plan_command
 from service.cli.remote import Session, report
 from service.cli.status import status
 from service.errors import HeliotropeError
@@ -128,6 +129,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(keeping.users, name="users")
 for command in (keeping.backup, keeping.restore, demo, doctor):
     app.command()(command)
+app.command("plan")(plan_command)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Replicas 1 to 8 with an engine that takes no time: what a chat and a vote cost each process, in CPU milliseconds.
 
     python -m tests.benchmarks.scaling
-    python -m tests.benchmarks.scaling --ingress haproxy --replicas 1 2 --seconds 5
+    python -m tests.benchmarks.scaling --ingress haproxy --replicas 1 2 --requests 300
 
 CPU time and not rates, since more replicas than cores can only share them, and since others' load on the machine
 hardly changes it. What the processes take at rest is measured before and left out of a request's cost.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import sys
 import tempfile
 import threading
@@ -35,7 +34,8 @@ INGRESSES = ("python", "haproxy")
 CLIENTS = 32
 TOKENS = 20
 QUESTION = "Please explain " + "at some length " * 20  # about 300 characters: the fake engine's prompt tokens are bytes
-_WARM_UP_SECONDS, _REST_SECONDS, _SECONDS = 3.0, 8.0, 10.0
+WARM_UP, REQUESTS = 300, 1200  # of each kind; a number and no time, so that a busy machine measures as much
+_REST_SECONDS = 8.0
 GROUPS: tuple[str, ...] = ("replicas", "proxy", "postgres", "conductor", "ray")
 _TITLES = {"ProxyActor": "proxy", "HAProxyManager": "proxy", "haproxy": "proxy", "Conductor": "conductor"}
 
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scaling")
     parser.add_argument("--ingress", nargs="*", choices=INGRESSES, default=INGRESSES)
     parser.add_argument("--replicas", nargs="*", type=int, default=REPLICAS)
-    parser.add_argument("--seconds", type=float, default=_SECONDS)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
     chosen = parser.parse_args(arguments)
     print(f"scaling: {CLIENTS} clients, a fake engine without delay, {TOKENS} tokens an answer, CPU ms a request")
     print(_row("ingress", "replicas", "of", *GROUPS, "all", "to one replica", "commits", "WAL bytes", "a second"))
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         first: dict[str, float] = {}
         for replicas in chosen.replicas:
             print(f"  {ingress}, {replicas} ...", file=sys.stderr, flush=True)
-            at_rest, costs = _measure(ingress, replicas, chosen.seconds)
+            at_rest, costs = _measure(ingress, replicas, chosen.requests)
             for kind, cost in costs.items():
                 _print(ingress, replicas, kind, cost, first.setdefault(kind, cost.whole))
             rest = (f"{1000 * at_rest[group]:.1f}" for group in GROUPS)
@@ -163,7 +163,7 @@ def _row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _measure(ingress: str, replicas: int, seconds: float) -> tuple[dict[str, float], dict[str, Cost]]:
+def _measure(ingress: str, replicas: int, requests: int) -> tuple[dict[str, float], dict[str, Cost]]:
     sections = {"server": {"ingress": ingress}, "serving": {"replicas": replicas}}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -171,55 +171,49 @@ def _measure(ingress: str, replicas: int, seconds: float) -> tuple[dict[str, flo
     ):
         eventually(lambda: len(cluster.status()["replicas"]) == replicas)
         meter = Meter(cluster)
-        asyncio.run(_chats(cluster, _WARM_UP_SECONDS))
+        asyncio.run(_chats(cluster, WARM_UP))
         at_rest = meter.at_rest()
         before = meter.spent()
-        answers = asyncio.run(_chats(cluster, seconds))
+        answers = asyncio.run(_chats(cluster, requests))
         costs = {"chat": meter.cost(before, len(answers), at_rest)}
         before = meter.spent()
-        votes = asyncio.run(_votes(cluster, seconds, answers))
+        asyncio.run(_votes(cluster, answers))
         eventually(lambda: _matched(cluster))  # what a vote sets in motion belongs to its cost
-        costs["vote"] = meter.cost(before, votes, at_rest)
+        costs["vote"] = meter.cost(before, len(answers), at_rest)
         meter.close()
     return at_rest, costs
 
 
-async def _chats(cluster: FakeCluster, seconds: float) -> list[str]:
+async def _chats(cluster: FakeCluster, count: int) -> list[str]:
     """The ids of the answers."""
-    numbers = itertools.count()
 
-    async def ask(line: Line) -> str:
-        messages = [{"role": "user", "content": f"{QUESTION} {time.time_ns()} {next(numbers)}"}]
-        reply = await line.post(CHAT, {"model": "policy", "messages": messages, "user": f"user {next(numbers) % 500}"})
+    async def ask(line: Line, number: int) -> str:
+        messages = [{"role": "user", "content": f"{QUESTION} {time.time_ns()} {number}"}]
+        reply = await line.post(CHAT, {"model": "policy", "messages": messages, "user": f"user {number % 500}"})
         assert reply.status == 200, reply.body
         return reply.body["id"]
 
-    return await _in_turn(cluster, seconds, ask)
+    return await _in_turn(cluster, count, ask)
 
 
-async def _votes(cluster: FakeCluster, seconds: float, answers: Sequence[str]) -> int:
-    """How many: one on each answer, then by another user again."""
-    numbers = itertools.count()
+async def _votes(cluster: FakeCluster, answers: Sequence[str]) -> None:
+    """One on each answer."""
 
-    async def vote(line: Line) -> None:
-        round, place = divmod(next(numbers), len(answers))
-        body = {"completion_id": answers[place], "rating": "up", "user": f"user {round}"}
+    async def vote(line: Line, number: int) -> None:
+        body = {"completion_id": answers[number], "rating": "up", "user": f"user {number % 500}"}
         reply = await line.post("/v1/feedback", body)
         assert reply.status == 201, reply.body
 
-    return len(await _in_turn(cluster, seconds, vote))
+    await _in_turn(cluster, len(answers), vote)
 
 
-async def _in_turn(cluster: FakeCluster, seconds: float, do: Callable[[Line], Awaitable[Any]]) -> list[Any]:
-    """Each client goes on when it has its answer."""
-    server, until = cluster.settings.server, time.perf_counter() + seconds
+async def _in_turn(cluster: FakeCluster, count: int, do: Callable[[Line, int], Awaitable[Any]]) -> list[Any]:
+    """Each client goes on with the next number when it has its answer."""
+    server, numbers = cluster.settings.server, iter(range(count))
 
     async def client() -> list[Any]:
-        done = []
         async with Line(server.host, server.port, cluster.keys["app"]) as line:
-            while time.perf_counter() < until:
-                done.append(await do(line))
-        return done
+            return [await do(line, number) for number in numbers]
 
     return [each for part in await asyncio.gather(*(client() for _ in range(CLIENTS))) for each in part]
 

@@ -65,7 +65,7 @@ def images(found: list[Object], overlay: str) -> Iterator[str]:
             repository, _, tag = container.get("image", "").rpartition(":")
             if not repository or tag in ("", "latest"):
                 yield f"{name}: image '{container.get('image')}' is not pinned to a version"
-            if repository.endswith("heliotrope") and not tag.endswith("-gpu" if overlay == "gpu" else "-cpu"):
+            if repository.endswith("heliotrope") and not tag.endswith("-gpu" if overlay.startswith("gpu") else "-cpu"):
                 yield f"{name}: image '{container['image']}' is not the one for this overlay"
 
 
@@ -205,6 +205,10 @@ def settings(found: list[Object], overlay: str) -> Iterator[str]:
     needs = "nvidia.com/gpu" in groups["serving"]["template"]["spec"]["containers"][0]["resources"].get("limits", {})
     if (loaded.serving.device == "gpu") != needs:
         yield "the settings and the pods that answer do not agree about a GPU"
+    training = groups["training"]
+    gpus = int(training["template"]["spec"]["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
+    if needs and training["maxReplicas"] * gpus < loaded.training.workers:
+        yield "a round would wait for ever: it has more workers than there may be GPUs that train"
 
 
 def variables(found: list[Object], overlay: str) -> Iterator[str]:

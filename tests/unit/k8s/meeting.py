@@ -13,13 +13,11 @@ from typing import Any
 from tests.unit.k8s.rendering import Object, named
 
 # Made by whoever installs, and by no manifest of ours: k8s/README.md says what is in them.
-BY_REFERENCE: dict[str, dict[str, dict[str, set[str]]]] = {
-    "local": {},
-    "gpu": {
-        "Secret": {"heliotrope-store": {"url"}, "heliotrope-keys": {"operator", "metrics"}, "heliotrope-artifacts": {"credentials"}},
-        "PersistentVolumeClaim": {"heliotrope-model": set()},
-    },
+_OF_A_CLUSTER: dict[str, dict[str, set[str]]] = {
+    "Secret": {"heliotrope-store": {"url"}, "heliotrope-keys": {"operator", "metrics"}, "heliotrope-artifacts": {"credentials"}},
+    "PersistentVolumeClaim": {"heliotrope-model": set()},
 }  # fmt: skip
+BY_REFERENCE = {"local": {}, "gpu": _OF_A_CLUSTER, "gpu-sharded": _OF_A_CLUSTER}
 MADE_BY_KUBERAY = {"heliotrope-serve-svc": {8000}}
 SECRET_FILE = re.compile(r"/run/secrets/[\w./-]+")
 _HOST = re.compile(r"^(?:[a-z]+://)?(?:[^/@]*@)?([a-z][a-z-]*)(?::(\d+))?(?:/|$)")

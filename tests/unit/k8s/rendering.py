@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 K8S = Path(__file__).parents[3] / "k8s"
-OVERLAYS = ("local", "gpu")
+OVERLAYS = ("local", "gpu", "gpu-sharded")
 KUBECTL = shutil.which("kubectl")
 
 Object = dict[str, Any]

@@ -179,6 +179,12 @@ MISTAKES: dict[str, tuple[str, Break]] = {
 }
 
 
+def test_more_workers_than_gpus_are_named() -> None:
+    found = objects("gpu-sharded")
+    ray(found)["workerGroupSpecs"][1]["maxReplicas"] = 1
+    assert any("more workers than" in each for each in faults(found, "gpu-sharded"))
+
+
 @pytest.mark.parametrize(("fault", "break_it"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_named(overlay: str, fault: str, break_it: Break) -> None:
     found = objects(overlay)

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from service.settings import load as load_settings
 from tests.benchmarks.shapes import TINY
 from tests.tiny_models import ARCHITECTURES, EOS
 from tests.unit.training.conftest import LORA, MakeSpec
@@ -185,7 +186,8 @@ def test_trainer_benchmark_and_table_count_with_one_formula(moved_policies: dict
 
 
 @pytest.mark.parametrize(
-    ("model", "billions"), [("Qwen3-0.6B", 0.596), ("Llama-3.1-8B", 8.030), ("Qwen3-32B", 32.762), ("Llama-3.1-70B", 70.554)]
+    ("model", "billions"),
+    [("Qwen3-0.6B", 0.596), ("Llama-3.1-8B", 8.030), ("Qwen3-32B", 32.762), ("Llama-3.1-70B", 70.554)],
 )
 def test_the_models_of_the_table_have_the_parameters_that_their_cards_say(model: str, billions: float) -> None:
     assert sizing.MODELS[model].parameters / 1e9 == pytest.approx(billions, abs=0.001)
@@ -219,3 +221,15 @@ def test_a_model_that_cannot_be_reckoned_with_is_refused(tmp_path: Path, config:
     shown = CliRunner().invoke(sizing.app, [str(tmp_path / "config.json")])
     assert shown.exit_code == 2
     assert "Traceback" not in shown.output
+
+
+def test_the_settings_for_a_sharded_base_are_those_that_the_table_asks_for() -> None:
+    settings = load_settings(ROOT / "k8s" / "overlays" / "gpu-sharded" / "heliotrope.toml", environment={}).training
+    work = Work(
+        rank=settings.lora_rank, epochs=settings.epochs, pairs_per_step=settings.pairs_per_step,
+        tokens_per_micro_batch=settings.tokens_per_micro_batch,
+    )  # fmt: skip
+    found = sizing.fit(sizing.MODELS["Qwen3-32B"], sizing.GPUS["L4"], work)
+    assert found is not None
+    assert found.work.sharded and settings.shard_base
+    assert found.work.gpus == settings.workers
