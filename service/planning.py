@@ -7,6 +7,11 @@ measure them, and k8s/README.md says where. The engines' own pace is given, for 
 
 with r requests a second of a replica and c seconds of a commit: who arrives while a commit is under way waits and goes
 with the next (`postgres/group_commit.py`), so a quiet replica commits each answer and a busy one 1/c times a second.
+
+    pages of an index written whole between two checkpoints = N (1 - exp(-n / N))
+
+with N pages and n entries at random places: PostgreSQL logs a page as a whole when it is first changed after a checkpoint
+(full_page_writes), and completions are found by ids and digests, which are random.
 """
 
 from __future__ import annotations
@@ -30,8 +35,11 @@ CONNECTIONS_A_REPLICA = 6  # its pool and the line of its log: `postgres/session
 # Bytes of one completion with one choice, as they lie on disk, and in the log of changes that replicas and backups read.
 ROW_BYTES, BYTES_A_TOKEN = 660.0, 7.6  # of the prompt and of the answer: some four characters, and four bytes of its id
 INDEX_BYTES = 444.0
-VOTE_BYTES, VOTE_WAL_BYTES = 900.0, 3300.0
-DELETED_A_SECOND = 3000.0  # completions, by the sweeper's DELETE
+RANDOM_INDEX_BYTES = 89.0, 89.0, 124.0, 9.0  # of those: two by id, one by app and digest, one by user
+PAGE_BYTES, PAGE_FILLED = 8192, 0.7  # what is free of a page is not logged
+CHECKPOINT_SECONDS = 300.0  # checkpoint_timeout; max_wal_size must let so much pass
+VOTE_BYTES, VOTE_WAL_BYTES = 900.0, 4600.0
+DELETED_A_SECOND = 1400.0  # completions, by the sweeper's DELETE
 
 # Beyond these one primary is no longer a plan; from PostgreSQL on server hardware, and with room to spare.
 MOST_COMMITS_A_SECOND = 20_000
@@ -97,7 +105,7 @@ def plan(load: Load, completions: float) -> Plan:
         postgres_cores=(chats * CHAT_POSTGRES_SECONDS + votes * VOTE_POSTGRES_SECONDS) / BUSY,
         connections=replicas * CONNECTIONS_A_REPLICA,
         commits_a_second=commits_a_second(chats, replicas) + commits_a_second(votes, replicas),
-        wal_bytes_a_second=chats * wal_bytes(load) + votes * VOTE_WAL_BYTES,
+        wal_bytes_a_second=chats * wal_bytes(load, completions, chats * CHECKPOINT_SECONDS) + votes * VOTE_WAL_BYTES,
         row_bytes=completions * completion_bytes(load),
         index_bytes=completions * INDEX_BYTES,
         vote_bytes=completions * load.votes_share * VOTE_BYTES,
@@ -118,9 +126,14 @@ def completion_bytes(load: Load) -> float:
     return ROW_BYTES + (load.prompt_tokens + load.answer_tokens) * BYTES_A_TOKEN
 
 
-def wal_bytes(load: Load) -> float:
-    """What the log of changes has of a completion: the row, and its entries in the indexes."""
-    return completion_bytes(load) + INDEX_BYTES
+def wal_bytes(load: Load, kept: float, since_checkpoint: float) -> float:
+    """What the log of changes has of a completion: its row, its entries in the indexes, and whole pages of those.
+
+    A mean over so many completions since a checkpoint, on top of those that are kept already.
+    """
+    pages = [kept * entry / PAGE_BYTES for entry in RANDOM_INDEX_BYTES]
+    written_whole = sum(of_index * -math.expm1(-since_checkpoint / of_index) for of_index in pages)
+    return completion_bytes(load) + INDEX_BYTES + written_whole * PAGE_BYTES * PAGE_FILLED / since_checkpoint
 
 
 def _limits(plan: Plan) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The plan of `service/planning.py` against a store filled as far as fits here: bytes, rates, and what retention takes.
 
-    python -m tests.benchmarks.planning                       a million completions, some 5 GB under the temporary folder
-    python -m tests.benchmarks.planning --completions 50000
+    python -m tests.benchmarks.planning
+    python -m tests.benchmarks.planning --completions 1000000     some 5 GB under the temporary folder
 
 Texts are slices of Python's own handbook and token ids are spread as words are, so that they compress as chats do. Old
 rows are written by the database itself; the rates are those of the service's own statements on top of them.
@@ -30,7 +30,7 @@ from service.store.store import Store
 from service.store.tables import choices, completions
 from serving.contracts import Choice, Completion
 
-COMPLETIONS = 1_000_000
+COMPLETIONS = 200_000
 DAYS = 100  # over which they are spread, one share a day
 LOAD = Load(prompt_tokens=200, answer_tokens=100)
 CHARACTERS_PER_TOKEN = 4.3
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             engine = create_engine(database.url)
             _fill(engine, count)
             _sizes(engine, count)
-            asyncio.run(_rates(database.url, engine))
+            asyncio.run(_rates(database.url, engine, count))
             asyncio.run(_retention(database.url, engine, count))
             engine.dispose()
         finally:
@@ -87,7 +87,7 @@ def _fill(engine: Engine, count: int) -> None:
             connection.execute(text(_FILL_COMPLETIONS), numbers)
             connection.execute(text(_FILL_CHOICES), numbers)
             print(f"  {numbers['stop']:,} completions ...", file=sys.stderr, flush=True)
-        connection.execute(text("ANALYZE completions, choices"))
+        connection.execute(text("VACUUM (FREEZE, ANALYZE)"))  # else autovacuum would write between what is measured
     seconds = time.perf_counter() - began
     print(f"{count:,} completions of {LOAD.prompt_tokens} + {LOAD.answer_tokens} tokens, filled in {seconds:.0f} s")
 
@@ -145,32 +145,32 @@ def _levels(pages: int) -> int:
     return levels
 
 
-async def _rates(url: str, engine: Engine) -> None:
+async def _rates(url: str, engine: Engine, kept: int) -> None:
     """What the service's own statement writes a second, one connection, at each size of a group."""
     store, draw, prose = Store(url), random.Random(1), "\n".join(topics.values())
     for group in GROUPS:
-        rows = [_completion(f"new-{group}-{n}", draw, prose) for n in range(RECORDED if group > 1 else RECORDED // 4)]
+        rows = [_completion(draw, prose) for _ in range(RECORDED if group > 1 else RECORDED // 4)]
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("CHECKPOINT"))
             began, wal = time.perf_counter(), _wal(engine)
         for start in range(0, len(rows), group):
             await asyncio.gather(*(store.completions.record(row) for row in rows[start : start + group]))
         seconds = time.perf_counter() - began
-        planned = wal_bytes(LOAD)
+        planned = wal_bytes(LOAD, kept, len(rows))
         print(
             f"  {group} in a commit: {len(rows) / seconds:,.0f} completions/s, {len(rows) / group / seconds:,.0f} commits/s, "
-            f"{(_wal(engine) - wal) / len(rows):,.0f} bytes of WAL a completion just after a checkpoint, planned {planned:,.0f}"
+            f"{(_wal(engine) - wal) / len(rows):,.0f} bytes of WAL a completion, planned {planned:,.0f}"
         )
     await store.close()
 
 
-def _completion(id: str, draw: random.Random, prose: str) -> Completion:
+def _completion(draw: random.Random, prose: str) -> Completion:
     answer = Choice(
         index=0, text=_slice(prose, LOAD.answer_tokens, draw), token_ids=tuple(_ids(LOAD.answer_tokens, draw)),
         finish_reason="stop",
     )  # fmt: skip
     return Completion(
-        id=f"chatcmpl-{id}-{draw.getrandbits(96):x}", app="app-1", adapter="policy-0020-3fa9c1d2", model="policy",
+        id=f"chatcmpl-{draw.getrandbits(128):032x}", app="app-1", adapter="policy-0020-3fa9c1d2", model="policy",
         created_at=datetime.now(UTC), user=f"user-{draw.randrange(20_000)}", metadata={}, store=True,
         messages=[{"role": "user", "content": _slice(prose, LOAD.prompt_tokens, draw)}],
         sampling={"max_tokens": 512, "temperature": 0.7}, tokenizer_fingerprint="f" * 64,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -70,6 +71,8 @@ def test_the_command_prints_the_plan() -> None:
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     assert "2,000, of which the engines ask for 2,000" in shown.output
+    published = (Path(__file__).parents[3] / "k8s" / "README.md").read_text()
+    assert " ".join(shown.output.split()) in " ".join(published.split())
     printed = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
     assert printed["replicas"] == 2000
     assert printed["load"]["ingress"] == "haproxy"
