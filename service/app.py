@@ -34,6 +34,7 @@ from serving.contracts import Base
 from serving.deployment import QUIET, MakeEngine, policy_application, vllm
 from serving.replica import Replica
 from training.contracts import Fingerprints
+from training.nodes import a_little_of
 
 MAX_CHAT_BODY_BYTES = 1 << 20
 
@@ -67,13 +68,16 @@ def chat(blueprint: Blueprint) -> serve.Application:
 
 
 def operations(blueprint: Blueprint) -> serve.Application:
-    """The application `operations`, to be run at `/`. What the Conductor starts, training too, has its environment."""
+    """The application `operations`, to be run at `/`, on a node that answers: the head holds nothing of ours, and a node
+    that learns may go after each round. What the Conductor starts, training too, has its environment."""
     environment = blueprint.settings.artifacts.environment
+    resources = a_little_of(blueprint.settings.serving.node_resource)
     conductor = serve.deployment(
         name="Conductor",
         num_replicas=1,
         max_ongoing_requests=64,
-        ray_actor_options={"num_cpus": 0} | ({"runtime_env": {"env_vars": environment}} if environment else {}),
+        ray_actor_options={"num_cpus": 0, "resources": resources}
+        | ({"runtime_env": {"env_vars": environment}} if environment else {}),
         logging_config=QUIET,
         health_check_period_s=5,
     )(Conductor)

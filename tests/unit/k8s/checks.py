@@ -202,13 +202,22 @@ def settings(found: list[Object], overlay: str) -> Iterator[str]:
             yield f"no node of the group '{role}' has the resource '{wanted}' that the settings ask for"
     if groups["serving"]["maxReplicas"] < (loaded.serving.max_replicas or loaded.serving.replicas):
         yield "there may be more replicas than pods for them"
-    needs = "nvidia.com/gpu" in groups["serving"]["template"]["spec"]["containers"][0]["resources"].get("limits", {})
+    resources = groups["serving"]["template"]["spec"]["containers"][0]["resources"]
+    needs = "nvidia.com/gpu" in resources.get("limits", {})
+    if not needs and not cpus(resources) / 2 < loaded.serving.cpus_per_replica <= cpus(resources):
+        yield "serving.cpus_per_replica does not put one replica into one pod"
     if (loaded.serving.device == "gpu") != needs:
         yield "the settings and the pods that answer do not agree about a GPU"
     training = groups["training"]
     gpus = int(training["template"]["spec"]["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
     if needs and training["maxReplicas"] * gpus < loaded.training.workers:
         yield "a round would wait for ever: it has more workers than there may be GPUs that train"
+
+
+def cpus(resources: Object) -> float:
+    """That KubeRay tells Ray a pod has: its limit, and where there is none what it asks for."""
+    said = resources.get("limits", {}).get("cpu") or resources["requests"]["cpu"]
+    return int(said.removesuffix("m")) / 1000 if said.endswith("m") else float(said)
 
 
 def variables(found: list[Object], overlay: str) -> Iterator[str]:

