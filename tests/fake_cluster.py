@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -109,8 +110,12 @@ def fake_cluster(
         json.dumps({"settings": settings.model_dump(mode="json"), "tokens": tokens, "token_seconds": token_seconds})
     )
     command = [sys.executable, "-m", "tests.fake_cluster", str(plan)]
+    # As where somebody works on another cluster: ours is not part of it.
+    environment = {**os.environ, "RAY_ADDRESS": "another-cluster:6379"}
     with (folder / "cluster.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     assert process.stdin and process.stdout
 
     def stop() -> None:

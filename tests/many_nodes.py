@@ -121,7 +121,10 @@ def pod_environment() -> dict[str, str]:
 def deploy(nodes: RayNodes, file: Path) -> None:
     """Both applications, from a process outside of all nodes. Raises when one of them does not start."""
     config = yaml.safe_load(ray_service()["serveConfigV2"])
-    config["http_options"] = {"host": "127.0.0.1", "port": free_port()}  # the head's; the others have ports of their own
+    config["http_options"] = {
+        "host": "127.0.0.1",
+        "port": free_port(),
+    }  # the head's; the others have ports of their own
     for application in config["applications"]:
         application["args"] = {"settings": str(K8S / "overlays" / "local" / "heliotrope.toml")}
     file.write_text(yaml.safe_dump(config))

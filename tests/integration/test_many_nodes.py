@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -68,7 +67,9 @@ def copies(cluster: ManyNodes, adapter: str) -> set[str]:
 def storm(cluster: ManyNodes) -> Storm:
     stable = cluster.status()["route"]["stable"]
     newest = 0 if stable == BASE else int(stable.split("-")[1])
-    return Storm("127.0.0.1", cluster.doors["chat"], cluster.app_key, clients=6, tokens=16, authored=False, newest=newest)
+    return Storm(
+        "127.0.0.1", cluster.doors["chat"], cluster.app_key, clients=6, tokens=16, authored=False, newest=newest
+    )
 
 
 def goes_on(blowing: Storm) -> None:
