@@ -160,8 +160,8 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-async def register(store: Store, published: Mapping[int, AdapterFiles]) -> None:
-    """Adapters, by ordinal, that came from outside and that no gate has seen."""
+async def register(store: Store, published: Mapping[int, AdapterFiles], at: str | None = None) -> None:
+    """Adapters, by ordinal, that came from outside and that no gate has seen; one whose files were put elsewhere is `at`."""
     for ordinal, files in published.items():
         adapter = Adapter(
             name=files.name,
@@ -170,7 +170,7 @@ async def register(store: Store, published: Mapping[int, AdapterFiles]) -> None:
             round=None,
             weights_sha256=sha256_of(Path(files.directory) / WEIGHTS),
             manifest_sha256=files.manifest_sha256,
-            directory=files.directory,
+            directory=at or files.directory,
             pair_digest=None,
             verdict=None,
             created_at=datetime.now(UTC),
