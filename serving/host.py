@@ -14,6 +14,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ServeStatus
 
 from serving.contracts import (
     AdapterFiles,
@@ -43,6 +44,7 @@ class PolicyHost:
 
     def __init__(self) -> None:
         self._handle: DeploymentHandle | None = None
+        self._asking: asyncio.Task[ServeStatus] | None = None  # Serve's controller; on the head, which may be away
 
     async def prepare(self, name: str) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError`, and then `abandon` it."""
@@ -96,10 +98,7 @@ class PolicyHost:
         return await self._broadcast("probe", seconds=PROBE_SECONDS)
 
     async def _running(self) -> int:
-        try:
-            overview = await asyncio.to_thread(serve.status)
-        except (RayError, RayServeException) as error:
-            raise HostAbsent(f"Ray Serve does not say who runs: {type(error).__name__}: {error}") from error
+        overview = await self._overview()
         application = overview.applications.get(APPLICATION)
         if application is None or DEPLOYMENT not in application.deployments:
             raise HostAbsent("no replica runs yet")
@@ -124,6 +123,24 @@ class PolicyHost:
             if isinstance(cause, NoRoom | AdapterUnreachable):
                 raise HostAbsent(f"{method}: {cause}") from error
             raise HostError(f"{method}: {type(error).__name__}: {error}") from error
+
+    async def _overview(self) -> ServeStatus:
+        """What Serve's controller says. Raises `HostAbsent` when it is silent.
+
+        It is asked in a thread, which waits as long as the controller is silent: only one at a time, so that there is
+        still one for everything else.
+        """
+        try:
+            async with asyncio.timeout(WORD_SECONDS):
+                while self._asking is not None and not self._asking.done():
+                    await asyncio.wait([self._asking])
+                self._asking = asyncio.create_task(asyncio.to_thread(serve.status))
+                return await asyncio.shield(self._asking)
+        except (RayError, RayServeException, TimeoutError) as error:
+            raise HostAbsent(
+                f"Serve's controller does not say which replicas run ({type(error).__name__}): the head of the Ray "
+                "cluster is away or busy"
+            ) from error
 
     async def _broadcast(self, method: str, *arguments: Any, seconds: float = WORD_SECONDS) -> list[Any]:
         """What the living replicas answer. Raises `HostError` when one of them cannot or is silent."""

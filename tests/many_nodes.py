@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,11 +128,11 @@ def many_nodes(folder: Path, **settings: str) -> Iterator[ManyNodes]:
         doors = stack.enter_context(edge(places["edge"], pods))
         cluster = ManyNodes(folder, nodes, store_url, objects, doors, proxies)
         nodes.start_head()
-        nodes.wait()
-        for name in SERVING:
-            cluster.start_serving(name)
-        cluster.start_training()
-        nodes.wait()
+        with ThreadPoolExecutor() as pool:
+            starts = [pool.submit(cluster.start_serving, name) for name in SERVING]
+            starts.append(pool.submit(cluster.start_training))
+        for start in starts:
+            start.result()
         yield cluster
 
 

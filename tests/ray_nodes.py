@@ -23,8 +23,10 @@ import psutil
 from tests.conftest import free_port
 from tests.fake_cluster import eventually
 
+AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes
 LOG = "ray.log"  # what `ray start` says
+STARTS = 5  # Ray gives up after 15 seconds, too few on a busy machine; Kubernetes would start the pod anew, too
 STARTED = "This command will now block forever"
 TOKEN = "0123456789abcdef0123456789abcdef"  # nobody without it may run code in the cluster
 
@@ -42,10 +44,14 @@ class Node:
         first = psutil.Process(self.process.pid)
         return [first, *first.children(recursive=True)]
 
+    def log(self) -> str:
+        return (self.folder / LOG).read_text(errors="replace")
+
     def started(self) -> bool:
-        said = (self.folder / LOG).read_text(errors="replace")
-        assert self.process.poll() is None, f"a node did not start:\n{said}"
-        return STARTED in said
+        return STARTED in self.log()
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
 
 class RayNodes:
@@ -60,42 +66,33 @@ class RayNodes:
             "RAY_AUTH_TOKEN": TOKEN,
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
         }
-        self._head_ports = {
-            option: str(free_port())
-            for option in ("port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
-        }
+        self._port, self._client_port = free_port(), free_port()  # the head's, whenever it is started
         self.running: dict[str, Node] = {}
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._head_ports['port']}"
+        return f"127.0.0.1:{self._port}"
 
-    def environment(self, **more: str) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """Of a process that may speak with the cluster."""
-        return {**os.environ, **self._environment, **more}
+        return {**os.environ, **self._environment}
 
-    def start_head(self, **environment: str) -> None:
+    def start_head(self) -> None:
         """The first time, or again: it finds what it knew on its volume."""
-        volume = self.folder / "gcs"
-        options = [f"--{option}={value}" for option, value in self._head_ports.items()]
-        self._start(
-            "head",
-            ["--head", "--num-cpus=0", "--include-dashboard=false", *options],
-            {**GCS_ON_A_VOLUME, "RAY_gcs_storage_path": str(volume), **environment},
-        )
+        head = ["--head", "--num-cpus=0", "--include-dashboard=false"]
+        ports = [f"--port={self._port}", f"--ray-client-server-port={self._client_port}"]
+        self._start("head", head + ports, GCS_ON_A_VOLUME | {"RAY_gcs_storage_path": str(self.folder / "gcs")})
 
     def start(self, name: str, resource: str, cpus: int, **environment: str) -> None:
         """A node of a group of workers: such as `serving`, with one of the resource `serving`."""
         options = [f"--address={self.address}", f"--num-cpus={cpus}", f'--resources={{"{resource}": 1}}']
         self._start(name, options, WAITS_FOR_THE_HEAD | environment)
 
-    def wait(self) -> None:
-        """Until all have started."""
-        eventually(lambda: all(node.started() for node in self.running.values()))
-
     def kill(self, name: str) -> None:
-        """All of its processes at once, without a word to anybody."""
+        """All of its processes at once, without a word to anybody, and what is on its disk."""
         node = self.running.pop(name)
+        if node.ended():
+            return
         node.process.send_signal(signal.SIGSTOP)  # else it would see the others end, and end what is left with care
         lost = node.processes()
         for process in lost:
@@ -103,20 +100,35 @@ class RayNodes:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(lost)
+        eventually(lambda: all(map(_dead, lost)))
         node.process.wait()
+        shutil.rmtree(node.folder, ignore_errors=True)  # a last worker may yet be writing its last words
 
     def _start(self, name: str, options: Sequence[str], environment: Mapping[str, str]) -> None:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-        command = [*ray, f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false", *options]
-        with (folder / LOG).open("wb") as out:
-            process = subprocess.Popen(
-                command, cwd=folder, env=self.environment(HOME=str(folder), **environment), stdin=subprocess.DEVNULL,
-                stdout=out, stderr=out, start_new_session=True,
-            )  # fmt: skip
-        self.running[name] = Node(folder, process)
+        ports = [f"--{agent}-port={free_port()}" for agent in AGENTS]
+        command = [*ray, f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false", *ports, *options]
+        node_environment = self.environment() | environment | {"HOME": str(folder)}
+        for _ in range(STARTS):
+            with (folder / LOG).open("wb") as out:
+                process = subprocess.Popen(
+                    command, cwd=folder, env=node_environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                    start_new_session=True,
+                )  # fmt: skip
+            node = self.running[name] = Node(folder, process)
+            eventually(lambda node=node: node.started() or node.ended())
+            if node.started():
+                return
+        raise RuntimeError(f"{name} does not start:\n{node.log()}")
+
+
+def _dead(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager
