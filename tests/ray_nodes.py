@@ -7,9 +7,9 @@ every other program of this machine to join its cluster.) A node is lost as with
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,8 @@ import psutil
 
 from tests.conftest import free_port
 from tests.fake_cluster import eventually
+
+log = logging.getLogger(__name__)
 
 AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 OBJECT_STORE_BYTES = 80 << 20  # the least that Ray takes
@@ -38,11 +40,7 @@ WAITS_FOR_THE_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
 @dataclass(frozen=True)
 class Node:
     folder: Path
-    process: subprocess.Popen[bytes]  # `ray start --block`, which all others are below of
-
-    def processes(self) -> list[psutil.Process]:
-        first = psutil.Process(self.process.pid)
-        return [first, *first.children(recursive=True)]
+    process: subprocess.Popen[bytes]  # `ray start --block`, whose folder all others have
 
     def log(self) -> str:
         return (self.folder / LOG).read_text(errors="replace")
@@ -53,18 +51,24 @@ class Node:
     def ended(self) -> bool:
         return self.process.poll() is not None
 
+    def kill(self) -> None:
+        """Whatever runs in its folder; the oldest first, which is the one that would end the others with care."""
+        eventually(lambda: sum(_killed(process, self.folder) for process in psutil.process_iter()) == 0)
+        self.process.wait()
+
 
 class RayNodes:
     """The nodes that run, by name. `environment` is that of every node."""
 
     def __init__(self, folder: Path, temporary: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
+        self._temporary = temporary
         self._environment = {
             **environment,
             "RAY_TMPDIR": str(temporary),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),  # the tests are in it, installed or not
         }
         self._port, self._client_port = free_port(), free_port()  # the head's, whenever it is started
         self.running: dict[str, Node] = {}
@@ -79,6 +83,7 @@ class RayNodes:
 
     def start_head(self) -> None:
         """The first time, or again: it finds what it knew on its volume."""
+        (self._temporary / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # it went with the disk of the lost one
         head = ["--head", "--num-cpus=0", "--include-dashboard=false"]
         ports = [f"--port={self._port}", f"--ray-client-server-port={self._client_port}"]
         self._start("head", head + ports, GCS_ON_A_VOLUME | {"RAY_gcs_storage_path": str(self.folder / "gcs")})
@@ -91,18 +96,8 @@ class RayNodes:
     def kill(self, name: str) -> None:
         """All of its processes at once, without a word to anybody, and what is on its disk."""
         node = self.running.pop(name)
-        if node.ended():
-            return
-        node.process.send_signal(signal.SIGSTOP)  # else it would see the others end, and end what is left with care
-        lost = node.processes()
-        for process in lost:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        eventually(lambda: all(map(_dead, lost)))
-        node.process.wait()
-        shutil.rmtree(node.folder, ignore_errors=True)  # a last worker may yet be writing its last words
+        node.kill()
+        shutil.rmtree(node.folder)
 
     def _start(self, name: str, options: Sequence[str], environment: Mapping[str, str]) -> None:
         folder = self.folder / name
@@ -110,8 +105,8 @@ class RayNodes:
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         ports = [f"--{agent}-port={free_port()}" for agent in AGENTS]
         command = [*ray, f"--object-store-memory={OBJECT_STORE_BYTES}", "--include-log-monitor=false", *ports, *options]
-        node_environment = self.environment() | environment | {"HOME": str(folder)}
-        for _ in range(STARTS):
+        node_environment = {**self.environment(), **environment, "HOME": str(folder)}
+        for start in range(STARTS):
             with (folder / LOG).open("wb") as out:
                 process = subprocess.Popen(
                     command, cwd=folder, env=node_environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
@@ -121,14 +116,20 @@ class RayNodes:
             eventually(lambda node=node: node.started() or node.ended())
             if node.started():
                 return
-        raise RuntimeError(f"{name} does not start:\n{node.log()}")
+            node.kill()
+            log.warning("start %d of %s failed:\n%s", start + 1, name, node.log())
+        raise RuntimeError(f"{name} does not start")
 
 
-def _dead(process: psutil.Process) -> bool:
+def _killed(process: psutil.Process, folder: Path) -> bool:
+    """Whether it ran there."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        found = process.cwd() == str(folder)
+        if found:
+            process.kill()
+    except psutil.Error:  # gone, or not ours
+        return False
+    return found
 
 
 @contextmanager
