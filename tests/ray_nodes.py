@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,13 @@ class Node:
         return self.process.poll() is not None
 
     def kill(self) -> None:
-        """Whatever runs in its folder; the oldest first, which is the one that would end the others with care."""
-        eventually(lambda: sum(_killed(process, self.folder) for process in psutil.process_iter()) == 0)
+        """Whatever runs in its folder, and all of it within a millisecond; the oldest first, which would else end the
+        others with care."""
+        while lost := [process for process in psutil.process_iter() if _folder(process) == str(self.folder)]:
+            for process in lost:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(lost)
         self.process.wait()
 
 
@@ -83,7 +88,9 @@ class RayNodes:
 
     def start_head(self) -> None:
         """The first time, or again: it finds what it knew on its volume."""
-        (self._temporary / "ray" / "ray_current_cluster").unlink(missing_ok=True)  # it went with the disk of the lost one
+        (self._temporary / "ray" / "ray_current_cluster").unlink(
+            missing_ok=True
+        )  # it went with the disk of the lost one
         head = ["--head", "--num-cpus=0", "--include-dashboard=false"]
         ports = [f"--port={self._port}", f"--ray-client-server-port={self._client_port}"]
         self._start("head", head + ports, GCS_ON_A_VOLUME | {"RAY_gcs_storage_path": str(self.folder / "gcs")})
@@ -121,15 +128,12 @@ class RayNodes:
         raise RuntimeError(f"{name} does not start")
 
 
-def _killed(process: psutil.Process, folder: Path) -> bool:
-    """Whether it ran there."""
+def _folder(process: psutil.Process) -> str | None:
+    """None: it is gone, or another's."""
     try:
-        found = process.cwd() == str(folder)
-        if found:
-            process.kill()
-    except psutil.Error:  # gone, or not ours
-        return False
-    return found
+        return process.cwd()
+    except psutil.Error:
+        return None
 
 
 @contextmanager
