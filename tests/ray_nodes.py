@@ -58,7 +58,6 @@ class Node:
             for process in lost:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(lost)
         self.process.wait()
 
 
