@@ -134,7 +134,8 @@ _WORK = Work()
 @app.command()
 def main(
     config: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="A model's config.json; else those of some known models.")
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="A model's config.json; else those of some known models."),
     ] = None,
     pairs: Annotated[int, typer.Option(min=1)] = _WORK.pairs,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens.")] = _WORK.prompt,
