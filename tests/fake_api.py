@@ -136,9 +136,7 @@ class FakeApi:
         self.last_text = ""  # the JSON of the last answer, as it was sent
         self.keys = [Key(id="aaa", role=Role.APP, app="shop"), Key(id="bbb", role=Role.OPERATOR, app="admin")]
         self.route = Route(generation=2, stable=SECOND, previous=FIRST)
-        self.silent: list[str] = []  # why replicas do not answer
-        self.canary: dict[str, Any] | None = None
-        self.pause: dict[str, Any] | None = None
+        self.unusual: dict[str, Any] = {"silent": [], "trouble": None, "canary": None, "pause": None}  # in the status
         self.replica: ReplicaStatus | None = None  # None: one that is well
         self.funnel = Funnel(
             votes=130, votes_in_pairs=100, left_out={"no_partner": 25, "truncated": 5}, pairs_from_votes=60, pairs_imported=4
@@ -249,13 +247,9 @@ class FakeApi:
             "model": "seedling",
             "route": _json(self.route),
             "replicas": [_json(replica)],
-            "silent": list(self.silent),
-            "trouble": None,
-            "canary": self.canary,
-            "pause": self.pause,
             "running_round": None if running is None else _json(running),
             "funnel": _json(self.funnel),
-        }
+        } | self.unusual
 
     def _start(self, body: RoundBody) -> tuple[int, Any]:
         if body.dry_run:

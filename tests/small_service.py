@@ -56,8 +56,9 @@ from serving.adapters import sha256_of
 from serving.contracts import Caller
 from serving.replica import Replica
 from tests.adapter_files import FINGERPRINTS, WEIGHTS, write_adapter
+from tests.fake_host import FakeHost
 from tests.fake_trainer import Answer, FakeTrainer
-from tests.fakes import FakeEngine, FakeHost
+from tests.fakes import FakeEngine
 
 MAX_BODY_BYTES = 100_000
 MAX_ADAPTER_BYTES = 300_000

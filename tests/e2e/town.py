@@ -28,7 +28,7 @@ from service.votes import FeedbackBody
 from serving.contracts import BASE, Ask, Caller
 from serving.replica import Replica
 from tests.e2e.seedling_engine import SeedlingEngine
-from tests.fakes import FakeHost
+from tests.fake_host import FakeHost
 from training.contracts import AttemptStatus, Progress, RoundReport, RoundSpec
 from training.corpus import Question, held_out
 from training.fingerprints import fingerprints

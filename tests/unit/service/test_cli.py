@@ -68,11 +68,11 @@ def test_a_running_round_is_part_of_the_status(api: FakeApi, run: Run) -> None:
 
 
 def test_a_pause_a_canary_and_a_silent_replica_are_part_of_the_status(api: FakeApi, run: Run) -> None:
-    api.pause = {"who": "tess", "at": "2026-01-02T03:04:05+00:00", "reason": "a holiday"}
-    api.canary = {
+    api.unusual["pause"] = {"who": "tess", "at": "2026-01-02T03:04:05+00:00", "reason": "a holiday"}
+    api.unusual["canary"] = {
         "candidate": SECOND, "steps_begun": 2, "share": 0.25, "requests": 40, "held": False, "waits_for": "its soak time",
     }  # fmt: skip
-    api.silent.append("no answer within 5 s")
+    api.unusual["silent"] = ["no answer within 5 s"]
     shown = " ".join(run("status").stdout.split())
     assert "step 2, 0.25 of the users, 40 requests; waits for its soak time" in shown
     assert "by tess at" in shown

@@ -12,7 +12,8 @@ from serving.errors import NoRoom
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.adapter_files import write_adapter
-from tests.fakes import FakeEngine, FakeHost, FakeJournal, authors, text_of, until
+from tests.fake_host import FakeHost
+from tests.fakes import FakeEngine, FakeJournal, authors, text_of, until
 
 SWAPS, CLIENTS = 10, 8
 SHORT, LONG = 4, 60  # tokens of an answer; a long one outlasts a swap
