@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,14 @@ MISTAKES: dict[str, tuple[str, Break]] = {
 }
 
 
+def test_a_base_in_parts_changes_nothing_but_how_it_is_trained() -> None:
+    whole, parts = (
+        tomllib.loads(named(objects(overlay), "ConfigMap", "heliotrope-settings")["data"]["heliotrope.toml"])
+        for overlay in ("gpu", "gpu-sharded")
+    )
+    assert parts == whole | {"training": whole["training"] | {"workers": 8, "shard_base": True}}
+
+
 def test_more_workers_than_gpus_are_named() -> None:
     found = objects("gpu-sharded")
     ray(found)["workerGroupSpecs"][1]["maxReplicas"] = 1
@@ -275,7 +284,7 @@ def test_a_misshapen_ray_cluster_is_named(overlay: str, break_it: Break) -> None
 
 
 def test_the_readme_says_what_the_pods_reserve(overlay: str) -> None:
-    column = {"local": 1, "gpu": 3}[overlay]
+    column = {"local": 1, "gpu": 3, "gpu-sharded": 4}[overlay]
     rows = [line.strip("| ").split(" | ") for line in (K8S / "README.md").read_text().splitlines() if "CPU, " in line]
     said = {row[0]: row[min(column, len(row) - 1)] for row in rows}
     for row, number in (("a pod that answers", 0), ("the pod that learns", 1)):
