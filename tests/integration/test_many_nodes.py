@@ -40,17 +40,17 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyNodes]:
 def answering(nodes: ManyNodes) -> ManyNodes:
     """With fake engines, two adapters, and the second of them promoted."""
     nodes.deploy(fake=True)
-    for ordinal in (1, 2):
+    for ordinal in (101, 102):  # those of rounds begin at 1
         promote(nodes, nodes.publish(ordinal))
     return nodes
 
 
 @pytest.fixture(scope="module")
-def learning(nodes: ManyNodes) -> ManyNodes:
+def learning(answering: ManyNodes) -> ManyNodes:
     """With the seedling on vLLM, as it is installed."""
-    promote(nodes, BASE)  # the fake engines' adapters fit no other
-    nodes.deploy(fake=False)
-    return nodes
+    promote(answering, BASE)  # the fake engines' adapters fit no other
+    answering.deploy(fake=False)
+    return answering
 
 
 def promote(cluster: ManyNodes, name: str) -> None:
