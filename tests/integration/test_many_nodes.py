@@ -175,5 +175,5 @@ def test_a_round_goes_on_when_the_node_that_learns_is_lost(learning: ManyNodes) 
         learning.start_training()
         round = ended(operator, n)
     assert round["state"] in ("promoted", "rejected"), round["reason"]
-    assert round["attempt"] == 2
+    assert round["attempt"] >= 2  # the next one may be given to the lost node, as long as Ray has not noticed
     assert blowing.faults == []
