@@ -35,6 +35,7 @@ class Found:
 
     pairs: list[Pair]  # by id; single thumbs are among them where the objective learns from those
     left_out: list[tuple[Pair, LeftOut]]  # by the guards; by id
+    duplicates: list[Pair]  # those of them that double one of `pairs`; by id
     funnel: Funnel
 
 
@@ -43,7 +44,8 @@ class Collection:
     """The input of one round."""
 
     pairs: list[Pair]  # that the round uses up: no other will learn them as new ones
-    held_out: set[str]  # the ids of those that are kept for the evaluation
+    duplicates: list[Pair]  # that are used up with them, and learned by none
+    held_out: set[str]  # the ids of those pairs that are kept for the evaluation
     rows: list[SnapshotRow]
     funnel: Funnel
 
@@ -66,10 +68,11 @@ class Collector:
         await self.matcher.catch_up()
         open = await self._store.preferences.open()
         selection = await self.guard(open, open.now if round is None else round.created_at)
-        left_out = [(pair, selection.left_out[pair.id]) for pair in open.pairs if pair.id in selection.left_out]
+        of_use = [pair for pair in open.pairs if thumbs or not pair.is_thumb]
         return Found(
             pairs=[pair for pair in selection.kept if thumbs or not pair.is_thumb],
-            left_out=[(pair, reason) for pair, reason in left_out if thumbs or not pair.is_thumb],
+            left_out=[(pair, selection.left_out[pair.id]) for pair in of_use if pair.id in selection.left_out],
+            duplicates=[pair for pair in of_use if pair.id in selection.duplicates],
             funnel=preferences.funnel(open.left_out, open.pairs, selection, thumbs=thumbs),
         )
 
@@ -87,14 +90,14 @@ class Collector:
         older = await self._replay(round, found.pairs, held_out, parent, objective)
         rows += await self._store.preferences.snapshot_rows(older, set(), origin=REPLAY)
         funnel = found.funnel.model_copy(update={"pairs_replayed": len(older)})
-        return Collection(found.pairs, held_out, rows, funnel)
+        return Collection(found.pairs, found.duplicates, held_out, rows, funnel)
 
     async def collect_for_candidate(self, round: Round) -> Collection:
         """Every new pair, to judge an adapter from outside by. It learns none, so none is used up."""
         found = await self.look("dpo", round)  # a single thumb compares no answers
         held_out = {pair.id for pair in found.pairs}
         rows = await self._store.preferences.snapshot_rows(found.pairs, held_out)
-        return Collection([], held_out, rows, found.funnel)
+        return Collection([], [], held_out, rows, found.funnel)
 
     async def _replay(
         self, round: Round, new: Sequence[Pair], held_out: AbstractSet[str], parent: str, objective: Objective

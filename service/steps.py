@@ -89,8 +89,9 @@ class Steps:
         try:
             round = await self._store.rounds.next_attempt(round.n, round.attempt)
             await self._store.rounds.freeze(
-                round.n, attempt=round.attempt, pairs=collected.pairs, held_out=collected.held_out,
-                rows=len(collected.rows), parent=parent, snapshot=snapshot, pair_digest=digest,
+                round.n, attempt=round.attempt, pairs=collected.pairs, duplicates=collected.duplicates,
+                held_out=collected.held_out, rows=len(collected.rows), parent=parent, snapshot=snapshot,
+                pair_digest=digest,
                 funnel=collected.funnel.model_dump(mode="json"),
                 adapter_ordinal=await self._store.adapters.next_ordinal(),
                 environment=await asyncio.to_thread(evidence.environment, self._settings.training),

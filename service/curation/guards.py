@@ -38,6 +38,7 @@ class Context:
 class Selection:
     kept: list[Pair]  # sorted by id, each with its weight
     left_out: dict[str, LeftOut]  # pair id -> why
+    duplicates: dict[str, str]  # of them, whole and near ones: pair id -> id of the kept pair that it doubles
 
 
 def select(pairs: Sequence[Pair], settings: PreferenceSettings, context: Context) -> Selection:
@@ -50,11 +51,13 @@ def select(pairs: Sequence[Pair], settings: PreferenceSettings, context: Context
     left_out = {pair.id: reason for pair in ordered if (reason := _alone(pair, settings, context)) is not None}
     said = _Said.of([pair for pair in ordered if pair.id not in left_out])
     left_out |= _contradicted([pair for pair in ordered if pair.id not in left_out], said)
-    left_out |= _together([pair for pair in ordered if pair.id not in left_out], said, settings, context)
+    beside, doubled = _together([pair for pair in ordered if pair.id not in left_out], said, settings, context)
+    left_out |= beside
     left_out |= _beyond_app_share([pair for pair in ordered if pair.id not in left_out], settings.max_share_per_app)
     left_out |= _too_many_longer([pair for pair in ordered if pair.id not in left_out], settings.max_longer_share)
     kept = [_weighted(pair, settings, context) for pair in ordered if pair.id not in left_out]
-    return Selection(sorted(kept, key=lambda pair: pair.id), left_out)
+    duplicates = {id: original for id, original in doubled.items() if original not in left_out}
+    return Selection(sorted(kept, key=lambda pair: pair.id), left_out, duplicates)
 
 
 def _precedence(pair: Pair) -> tuple[int, int, str]:
@@ -142,27 +145,34 @@ def _contradicted(pairs: Iterable[Pair], said: _Said) -> dict[str, LeftOut]:
     return left_out
 
 
-def _together(pairs: Sequence[Pair], said: _Said, settings: PreferenceSettings, context: Context) -> dict[str, LeftOut]:
-    """Duplicates of what is kept, and what goes over the caps of a person and of a prompt; `pairs` by precedence."""
+def _together(
+    pairs: Sequence[Pair], said: _Said, settings: PreferenceSettings, context: Context
+) -> tuple[dict[str, LeftOut], dict[str, str]]:
+    """Duplicates of what is kept, and what goes over the caps of a person and of a prompt; `pairs` by precedence.
+
+    The second is for each duplicate the id of the pair that it doubles.
+    """
     shelf = Shelf(said.signatures, settings.near_duplicate) if settings.near_duplicate < 1 else None
     room = _Room(settings, context.counted)
-    kept: set[tuple[int, _Text, _Text]] = set()
+    ids = list(said.rows)  # [rows]
+    kept: dict[tuple[int, _Text, _Text], str] = {}
     left_out: dict[str, LeftOut] = {}
+    doubled: dict[str, str] = {}
     for pair in pairs:
         sides = said.sides(pair)
         if sides in kept:
-            left_out[pair.id] = LeftOut.DUPLICATE
-        elif shelf is not None and sides is not None and shelf.holds_like(said.rows[pair.id]):
-            left_out[pair.id] = LeftOut.NEAR_DUPLICATE
+            left_out[pair.id], doubled[pair.id] = LeftOut.DUPLICATE, kept[sides]
+        elif shelf is not None and sides is not None and (alike := shelf.like(said.rows[pair.id])) is not None:
+            left_out[pair.id], doubled[pair.id] = LeftOut.NEAR_DUPLICATE, ids[alike]
         elif _is_voted(pair) and (full := room.refuses(pair)) is not None:
             left_out[pair.id] = full
         else:
             room.take(pair)
             if sides is not None:
-                kept.add(sides)
+                kept[sides] = pair.id
             if shelf is not None and sides is not None:
                 shelf.put(said.rows[pair.id])
-    return left_out
+    return left_out, doubled
 
 
 class _Room:

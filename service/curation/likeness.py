@@ -106,15 +106,15 @@ class Shelf:
         self._keys = _bands(signatures, threshold).tolist()  # [pairs][bands]
         self._shelves: defaultdict[int, list[int]] = defaultdict(list)
 
-    def holds_like(self, row: int) -> bool:
-        """Is something on the shelf at least `threshold` alike to the signature of that row?"""
+    def like(self, row: int) -> int | None:
+        """The first row on the shelf whose signature is at least `threshold` alike to that of this row; None: there is none."""
         shelves = self._shelves
-        candidates = {other for key in self._keys[row] if key in shelves for other in shelves[key]}
+        candidates = sorted({other for key in self._keys[row] if key in shelves for other in shelves[key]})
         if not candidates:
-            return False
-        same = self._signatures[sorted(candidates)] == self._signatures[row]  # [candidates, parts * SLOTS]
+            return None
+        same = self._signatures[candidates] == self._signatures[row]  # [candidates, parts * SLOTS]
         parts = same.reshape(len(candidates), -1, SLOTS).mean(axis=2)  # [candidates, parts]
-        return bool((parts.min(axis=1) >= self._threshold).any())
+        return next((candidates[at] for at in np.flatnonzero(parts.min(axis=1) >= self._threshold)), None)
 
     def put(self, row: int) -> None:
         for key in self._keys[row]:

@@ -19,7 +19,7 @@ def repeated(pairs: Sequence[Pair]) -> int:
         return 0
     shelf, found = _shelf(signed), 0
     for row in range(len(signed)):
-        found += shelf.holds_like(row)
+        found += shelf.like(row) is not None
         shelf.put(row)
     return found
 
@@ -32,7 +32,7 @@ def known(pairs: Sequence[Pair], among: Sequence[Pair]) -> int:
     shelf = _shelf([*others, *asked])
     for row in range(len(others)):
         shelf.put(row)
-    return sum(shelf.holds_like(row) for row in range(len(others), len(others) + len(asked)))
+    return sum(shelf.like(row) is not None for row in range(len(others), len(others) + len(asked)))
 
 
 def _shelf(pairs: Sequence[Pair]) -> Shelf:

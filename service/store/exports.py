@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.exchange.exports import Exportable, Message, Status
 from service.pairs import LeftOut, Source
 from service.postgres.sessions import Sessions
-from service.store.round_pairs import choice_key, counts, learned
+from service.store.round_pairs import DUPLICATE, choice_key, counts, learned, used_up
 from service.store.tables import (
     choices,
     completions,
@@ -84,7 +84,7 @@ class Exports:
 
 
 async def _voted(connection: AsyncConnection, status: Status, after: str, limit: int) -> dict[str, _Voted]:
-    queries = {"open": [_open(status)], "learned": [_learned()], "all": [_open(status), _learned()]}[status]
+    queries = {"open": [_open(status)], "learned": [_taken(status)], "all": [_open(status), _taken(status)]}[status]
     found: dict[str, _Voted] = {}
     for query in queries:
         id = query.selected_columns[0]
@@ -102,23 +102,24 @@ def _open(status: Status) -> Select[*tuple[Any, ...]]:
     return query if status == "all" else query.where(table.left_out.is_(None))
 
 
-def _learned() -> Select[*tuple[Any, ...]]:
-    """Each once: a pair that was replayed is in several rounds."""
+def _taken(status: Status) -> Select[*tuple[Any, ...]]:
+    """Each once: a pair that was replayed is in several rounds. Duplicates were learned by none."""
     table = round_pairs.c
     served = func.coalesce(table.chosen_completion_id, table.rejected_completion_id)  # null: imported
-    return (
+    query = (
         select(table.pair_id, *(table[name] for name in _CONTENT))
         .ext(distinct_on(table.pair_id))
         .join(rounds, rounds.c.n == table.round)
         .where(served.is_not(None), counts())
     )
+    return query if status == "all" else query.where(table.split != DUPLICATE)
 
 
 async def _imported(connection: AsyncConnection, status: Status, after: str, limit: int) -> dict[str, Exportable]:
     table = imported_pairs.c
     query = select(imported_pairs).where(table.id > after).order_by(table.id).limit(limit)
     if status != "all":
-        query = query.where(learned(table.id) if status == "learned" else ~learned(table.id))
+        query = query.where(learned(table.id) if status == "learned" else ~used_up(table.id))
     return {
         row.id: Exportable(row.id, row.messages, row.chosen, row.rejected, is_thumb=None in (row.chosen, row.rejected))
         for row in await connection.execute(query)

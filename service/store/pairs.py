@@ -36,9 +36,9 @@ def among(keys: Sequence[PromptKey]) -> TableValuedAlias:
 
 
 def is_open() -> ColumnElement[bool]:
-    """Of a row of `preference_pairs`: no round has learned it, nor may still. Matching drops what a round has taken,
+    """Of a row of `preference_pairs`: no round has used it up, nor may still. Matching drops what a round has taken,
     but only when its turn comes."""
-    return ~round_pairs.learned(preference_pairs.c.id)
+    return ~round_pairs.used_up(preference_pairs.c.id)
 
 
 async def turn(connection: AsyncConnection) -> None:

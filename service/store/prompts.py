@@ -129,7 +129,7 @@ class Batch:
     async def prompts(self) -> list[PromptVotes]:
         """One for each of `keys`."""
         held, dropped = await suspects.held_and_dropped(self.connection, [one.vote.seq for one in self.said])
-        choices, pair_ids = await round_pairs.learned_of(self.connection, {id for id, _ in self.answers})
+        choices, pair_ids = await round_pairs.used_up_of(self.connection, {id for id, _ in self.answers})
         votes: dict[PromptKey, list[Vote]] = {key: [] for key in self.keys}
         for one in self.said:
             vote = one.vote.model_copy(update={"held": True}) if one.vote.seq in held else one.vote
@@ -152,8 +152,8 @@ class Batch:
         ]
 
     async def learned_imports(self) -> set[str]:
-        """The ids of those imported pairs that some round has learned, or may still."""
-        return await round_pairs.learned_among(self.connection, [pair.id for pair in self.imports])
+        """The ids of those imported pairs that some round has used up, or may still."""
+        return await round_pairs.used_up_among(self.connection, [pair.id for pair in self.imports])
 
     async def replace(self, matched: Sequence[Matched], imported: Sequence[Pair]) -> None:
         """What follows, instead of what followed before. `matched`: one for each of `keys`."""

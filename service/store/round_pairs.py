@@ -1,5 +1,8 @@
 """What each round has learned from or held out: written once, when it freezes its input.
 
+With its pairs a round takes their duplicates, which it does not learn and which count nowhere: they are used up, free or
+retired as the pairs are that they double. To a later round, where those are no longer open, they would else look new.
+
 A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again. Of a round with a
 verdict, which may have been rolled back since, an operator can say what becomes of its pairs:
 
@@ -18,7 +21,7 @@ from collections.abc import Set as AbstractSet
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import ARRAY, DateTime, Row, and_, any_, func, insert, literal, or_, select, update
+from sqlalchemy import ARRAY, DateTime, Row, Select, and_, any_, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
@@ -35,6 +38,8 @@ from service.store.tables import completions, feedback, imported_pairs, round_pa
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, TRAIN
 
+DUPLICATE = "duplicate"  # the split of a pair that is neither learned nor held out, beside TRAIN and HELD_OUT
+
 _OF_RATINGS = {Source.SIBLINGS.value, Source.SAME_PROMPT.value, Source.THUMB.value}
 _LEARNED_NOTHING = [RoundState.FAILED.value, RoundState.CANCELLED.value]
 
@@ -46,7 +51,8 @@ class RoundPairs:
         self._sessions = sessions
 
     async def decide(self, n: int, fate: Fate, *, who: str, reason: str | None) -> int:
-        """What becomes of the pairs of a round that is over; how many they are. Audited; another decision may follow.
+        """What becomes of the pairs of a round that is over; how many they are, without duplicates. Audited; another
+        decision may follow.
 
         Raises `NotFound`, and `Conflict` for a round that runs, that took no pairs, or of which it was decided so
         already.
@@ -59,7 +65,7 @@ class RoundPairs:
             _require_decidable(round, fate)
             await connection.execute(update(rounds).where(rounds.c.n == n).values(pairs_fate=fate))
             await stale(connection, n)
-            taken = select(func.count()).where(round_pairs.c.round == n)
+            taken = select(func.count()).where(round_pairs.c.round == n, round_pairs.c.split != DUPLICATE)
             pairs = (await connection.execute(taken)).scalar_one()
             detail = {"pairs": pairs, "was": round.pairs_fate, "reason": reason}
             await audit.append(connection, who=who, action=f"pairs_{fate}", subject=f"round {n}", detail=detail)
@@ -77,10 +83,19 @@ def _require_decidable(round: Row[Any], fate: Fate) -> None:
         raise Conflict(f"The pairs of round {round.n} are {fate} already.", param="fate", code="already_decided")
 
 
-async def append(connection: AsyncConnection, n: int, pairs: Sequence[Pair], held_out: AbstractSet[str]) -> None:
-    """The round takes these pairs."""
+async def append(
+    connection: AsyncConnection,
+    n: int,
+    pairs: Sequence[Pair],
+    held_out: AbstractSet[str],
+    duplicates: Sequence[Pair],
+) -> None:
+    """The round takes these pairs, and with them what says the same."""
+    assert pairs or not duplicates, "a duplicate has a pair that it doubles"
     if pairs:
-        await connection.execute(insert(round_pairs), [_row(n, pair, held_out) for pair in pairs])
+        rows = [_row(n, pair, HELD_OUT if pair.id in held_out else TRAIN) for pair in pairs]
+        rows += [_row(n, pair, DUPLICATE) for pair in duplicates]
+        await connection.execute(insert(round_pairs), rows)
         await stale(connection, n)
 
 
@@ -99,14 +114,22 @@ async def stale(connection: AsyncConnection, n: int) -> None:
     await connection.execute(update(imported_pairs).where(imported_pairs.c.id.in_(taken)).values(stale=True))
 
 
+def used_up(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Some round has learned the pair with this id, or may still; or one that it doubles."""
+    return _taken(pair_id).exists()
+
+
 def learned(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Some round has learned the pair with this id, or may still."""
-    taken = select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == pair_id)
-    return taken.exists()
+    return _taken(pair_id).where(round_pairs.c.split != DUPLICATE).exists()
 
 
-async def learned_among(connection: AsyncConnection, pair_ids: Sequence[str]) -> set[str]:
-    """Those of these pairs that some round has learned, or may still."""
+def _taken(pair_id: ColumnElement[str]) -> Select[tuple[str]]:
+    return select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == pair_id)
+
+
+async def used_up_among(connection: AsyncConnection, pair_ids: Sequence[str]) -> set[str]:
+    """Those of these pairs that some round has learned, or may still; or one that they double."""
     ids = any_(texts(pair_ids))
     found = await connection.execute(
         select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == ids)
@@ -114,8 +137,8 @@ async def learned_among(connection: AsyncConnection, pair_ids: Sequence[str]) ->
     return set(found.scalars())
 
 
-async def learned_of(connection: AsyncConnection, completion_ids: Collection[str]) -> tuple[set[ChoiceKey], set[str]]:
-    """What rounds have learned, or may, of these completions: the answers in pairs made of ratings, and the ids of all
+async def used_up_of(connection: AsyncConnection, completion_ids: Collection[str]) -> tuple[set[ChoiceKey], set[str]]:
+    """What rounds have used up, or may, of these completions: the answers in pairs made of ratings, and the ids of all
     pairs."""
     ids = any_(texts(sorted(completion_ids)))
     sides = [(round_pairs.c[f"{s}_completion_id"], round_pairs.c[f"{s}_choice_index"]) for s in ("chosen", "rejected")]
@@ -134,14 +157,14 @@ async def learned_of(connection: AsyncConnection, completion_ids: Collection[str
 
 
 async def counted(connection: AsyncConnection, days: Collection[date]) -> dict[tuple[str, date], int]:
-    """(voter, UTC day) -> pairs of that voter and that day which rounds have used, or may; of these days."""
+    """(voter, UTC day) -> pairs of that voter and that day which rounds have learned, or may; of these days."""
     begins = [datetime.combine(day, time(), UTC) for day in sorted(days)]
     day = as_table("day", begins=literal(begins, ARRAY(DateTime(timezone=True))))
     of_day = (round_pairs.c.voted_at >= day.c.begins) & (round_pairs.c.voted_at < day.c.begins + timedelta(days=1))
     used = (
         select(func.unnest(round_pairs.c.charged_to).label("voter"), day.c.begins)
         .select_from(day.join(round_pairs, of_day).join(rounds, rounds.c.n == round_pairs.c.round))
-        .where(counts(), round_pairs.c.source != Source.THUMB.value)
+        .where(counts(), round_pairs.c.source != Source.THUMB.value, round_pairs.c.split != DUPLICATE)
         .subquery("used")
     )
     found = await connection.execute(select(*used.c, func.count().label("pairs")).group_by(*used.c))
@@ -197,12 +220,12 @@ def counts() -> ColumnElement[bool]:
     return and_(rounds.c.state.not_in(_LEARNED_NOTHING), rounds.c.pairs_fate != "released")
 
 
-def _row(n: int, pair: Pair, held_out: AbstractSet[str]) -> dict[str, Any]:
+def _row(n: int, pair: Pair, split: str) -> dict[str, Any]:
     chosen, rejected = pair.chosen or (None, None), pair.rejected or (None, None)
     return {
         "round": n,
         "pair_id": pair.id,
-        "split": HELD_OUT if pair.id in held_out else TRAIN,
+        "split": split,
         "source": pair.source.value,
         "correction": pair.correction,
         "chosen_completion_id": chosen[0],

@@ -320,6 +320,8 @@ async def test_what_rounds_have_learned_is_told_from_what_is_open(
                                     f"VALUES ('{state}', 'tess', '0', '{{}}')"))  # fmt: skip
         taken = "INSERT INTO round_pairs (round, pair_id, split, source, votes) SELECT n, :id, 'train', 'import', '{}'"
         connection.execute(text(f"{taken} FROM rounds WHERE state = 'promoted'"), {"id": learned})
+        double = taken.replace("'train'", "'duplicate'")
+        connection.execute(text(f"{double} FROM rounds WHERE state = 'promoted'"), {"id": kept(database_engine)[2].id})
         failed = {"id": kept(database_engine)[1].id}
         connection.execute(text(f"{taken} FROM rounds WHERE state = 'failed'"), failed)
 
@@ -327,7 +329,8 @@ async def test_what_rounds_have_learned_is_told_from_what_is_open(
         return {row["prompt"][0]["content"] for row in await exported(operator, status=status)}
 
     assert await questions("learned") == {"question 0"}
-    assert await questions("open") == {"question 1", "question 2"}
+    assert await questions("open") == {"question 1"}
+    assert await questions("all") == {"question 0", "question 1", "question 2"}
     assert await questions("all") == {f"question {n}" for n in range(3)}
 
 

@@ -97,10 +97,12 @@ async def test_what_it_was_judged_by_is_still_new(
     small: SmallService, operator: httpx.AsyncClient, outside: Path
 ) -> None:
     await small.like(*QUESTIONS)
+    await small.like(QUESTIONS[0])
     await operator.post(ADAPTERS, content=packed(outside))
     judged = await small.finish(await small.store.rounds.get(1))
     assert judged.pairs == 4
-    assert (await small.rounds.preview()).pairs == 4
+    preview = await small.rounds.preview()
+    assert (preview.pairs, preview.left_out) == (4, {"duplicate": 2}), "and so is what doubles one of them"
     after = await small.round(replay=0.5)
     assert (after.state, after.pairs, after.parent) == (RoundState.PROMOTED, 4, judged.adapter)
     assert (await small.store.adapters.get(str(after.adapter))).added_by is None

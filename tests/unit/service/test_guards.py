@@ -17,6 +17,7 @@ from service.pairs import LeftOut, Pair, Source
 pair_signature = cache(likeness.pair_signature)
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
 TODAY = NOW.date()
+ALIKE = (LeftOut.DUPLICATE, LeftOut.NEAR_DUPLICATE)
 
 
 def _pair(number: int, **fields: Any) -> Pair:
@@ -114,6 +115,7 @@ def test_of_pairs_that_say_the_very_same_the_best_signal_stays_then_the_earliest
     selection = _select(*pairs, _imported(4, texts=TEXTS), near_duplicate=1.0)
     assert _kept(selection) == [3]
     assert set(selection.left_out.values()) == {LeftOut.DUPLICATE}
+    assert selection.duplicates == {"0001": "0003", "0002": "0003", "0004": "0003"}
     assert _kept(_select(*pairs[:2])) == [1]
 
 
@@ -121,6 +123,7 @@ def test_near_duplicates_count_as_one_from_the_set_likeness_on() -> None:
     nearly = (TEXTS[0] + "and this", *TEXTS[1:])
     selection = _select(_pair(1, texts=TEXTS), _pair(2, texts=nearly), _pair(3), near_duplicate=0.8)
     assert (_kept(selection), selection.left_out) == ([1, 3], {"0002": LeftOut.NEAR_DUPLICATE})
+    assert selection.duplicates == {"0002": "0001"}
     assert _kept(_select(_pair(1, texts=TEXTS), _pair(2, texts=nearly), near_duplicate=1.0)) == [1, 2]
 
 
@@ -130,6 +133,19 @@ def test_what_a_cap_left_out_is_no_reason_against_its_duplicate() -> None:
     honest = _pair(3, texts=("first come 2", "x", "y"))
     selection = _select(*greedy, honest, max_pairs_per_user=1)
     assert (_kept(selection), selection.left_out) == ([1, 3], {"0002": LeftOut.USER_CAP})
+
+
+def test_what_doubles_a_pair_that_is_left_out_after_all_is_nobodys_duplicate() -> None:
+    """It keeps waiting with it, and a later round may learn one of the two."""
+    texts = ("question 2", "the longer answer", "short")
+    selection = _select(
+        _pair(1), _pair(2, texts=texts), _pair(3, texts=texts), max_longer_share=0.5, near_duplicate=1.0
+    )
+    assert selection.left_out == {"0001": LeftOut.LENGTH_BALANCE} | {
+        "0002": LeftOut.LENGTH_BALANCE,
+        "0003": LeftOut.DUPLICATE,
+    }
+    assert selection.duplicates == {}
 
 
 def test_pairs_that_contradict_each_other_are_decided_by_their_voters() -> None:
@@ -273,6 +289,8 @@ def test_each_pair_is_kept_or_has_a_reason_whatever_the_order(
     selection = select(pairs, settings, CONTEXT)
     kept = [pair.id for pair in selection.kept]
     assert sorted([*kept, *selection.left_out]) == sorted(pair.id for pair in pairs)
+    assert selection.duplicates.keys() <= {id for id, reason in selection.left_out.items() if reason in ALIKE}
+    assert set(selection.duplicates.values()) <= set(kept)
     assert kept == sorted(kept)
     assert all(0 < pair.weight <= 1 for pair in selection.kept)
     chance.shuffle(pairs)

@@ -12,7 +12,7 @@ import pytest
 from service.contracts import Round, RoundState
 from service.curation.settings import PreferenceSettings, QuarantineSettings
 from service.matching import Matcher
-from service.pairs import ImportedPair, Pair
+from service.pairs import ImportedPair, Pair, Source
 from service.preferences import voter
 from service.store.store import Store
 from service.votes import FeedbackBody, Rating
@@ -32,6 +32,10 @@ def _imported(name: str, rejected: str | None = "bad") -> ImportedPair:
 async def _import(store: Store, *pairs: ImportedPair) -> None:
     async with store.imports.begin() as incoming:
         await incoming.add(pairs)
+
+
+def _of_file(id: str) -> Pair:
+    return Pair(id=id, source=Source.IMPORT, prompt_digest=id, app=None, chosen=None, rejected=None)
 
 
 async def _open(store: Store) -> list[Pair]:
@@ -72,6 +76,20 @@ async def test_a_round_has_learned_its_pairs_unless_it_broke_off(
     assert (await store.preferences.open()).left_out == ({"already_learned": 2} if counts else {})
 
 
+@pytest.mark.parametrize(("state", "counts"), [(RoundState.REJECTED, True), (RoundState.FAILED, False)])
+async def test_what_doubles_a_pair_of_a_round_is_used_up_and_freed_with_it(
+    store: Store, start_round: StartRound, voted_pair: Pair, state: RoundState, counts: bool
+) -> None:
+    await _import(store, _imported("a"), _imported("b"), _imported("t", rejected=None))
+    before = await _open(store)
+    learned, *duplicates = sorted(
+        (pair for pair in before if pair.id != "b"), key=lambda pair: pair.id == "a", reverse=True
+    )
+    await start_round(state, [learned], duplicates)
+    assert await _open(store) == ([pair for pair in before if pair.id == "b"] if counts else before)
+    assert (await store.preferences.open()).left_out == ({"already_learned": 2} if counts else {})
+
+
 async def test_what_a_round_has_just_taken_is_not_open_though_nothing_was_matched_since(
     store: Store, start_round: StartRound, voted_pair: Pair
 ) -> None:
@@ -99,6 +117,8 @@ async def test_pairs_of_earlier_rounds_are_counted_by_voter_and_day(
     learned = voted_pair.model_copy(update={"id": "x", "chosen": None, "rejected": None})
     await start_round(RoundState.PROMOTED, [learned])
     await start_round(RoundState.FAILED, [learned.model_copy(update={"id": "y"})])
+    duplicate = learned.model_copy(update={"id": "d"})
+    await start_round(RoundState.PROMOTED, [_of_file("z")], [duplicate])
     day = voted_pair.voted_at.astimezone(UTC).date()
     assert (await store.preferences.open()).counted == {(voter("shop", "ada"), day): 1}
 
