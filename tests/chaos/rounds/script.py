@@ -45,7 +45,8 @@ KINDS = (
 def settings(kind: Kind, state: Path) -> Settings:
     """The state folder is the run's, and stays the same from round to round."""
     exam = state / "exam.jsonl"
-    exam.write_text(_EXAM)
+    if not exam.exists():  # a process of the run may be reading it
+        exam.write_text(_EXAM)
     usual: dict[str, dict[str, Any]] = {
         "training": {"min_pairs": _MIN_PAIRS, "max_attempts": _ATTEMPTS},
         "gate": {"suites": (str(exam),), "max_latency_ratio": 1000},  # how quick a fake is says nothing
