@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 # Plain DPO pushes away what is not liked any more, and facts with it; the likelihood of liked answers keeps more of them.
 _TRAINING: tuple[dict[str, Any], ...] = (
     {"objective": "dpo+3*nll", "epochs": 4},
-    {"objective": "dpo+3*nll", "epochs": 8, "learning_rate": 1e-3},
+    {"objective": "dpo+3*nll", "epochs": 4},
     {"objective": "dpo+3*nll", "epochs": 8, "learning_rate": 1e-3},
 )
 # Not on to bare answers: in that style the base itself is right in six of seven only, so whoever follows it loses facts.
