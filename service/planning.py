@@ -1,7 +1,8 @@
 """What a load asks for beside the engines: replicas, proxies, PostgreSQL, disk. Pure; `heliotrope plan` prints it.
 
-Each figure is a cost that was measured times how often it occurs; `tests/benchmarks/scaling.py` and `planning.py`
-measure them, and k8s/README.md says where. The engines' own pace is given, for it is the model's and the GPU's.
+Each figure is a cost times how often it occurs. The costs of requests and of completions' bytes were measured
+(`tests/benchmarks/scaling.py` and `planning.py`; k8s/README.md says where); those marked as assumed were not. The engines'
+own pace is given, for it is the model's and the GPU's.
 
     commits a second = replicas * r / (1 + r c)
 
@@ -29,7 +30,7 @@ PROXY_SECONDS = {"python": 0.0039, "haproxy": 0.0002}
 CHAT_POSTGRES_SECONDS, VOTE_POSTGRES_SECONDS = 0.0003, 0.0011
 VOTE_CONDUCTOR_SECONDS = 0.0011  # to match it; there is one Conductor
 BUSY = 0.6  # share of a core up to which a process is asked to work: what comes in bursts must not wait
-COMMIT_SECONDS = 0.003  # of a group of answers
+COMMIT_SECONDS = 0.003  # of a group of answers, on a disk that keeps up; assumed
 CONNECTIONS_A_REPLICA = 6  # its pool and the line of its log: `postgres/sessions.py`
 
 # Bytes of one completion with one choice, as they lie on disk, and in the log of changes that replicas and backups read.
@@ -38,16 +39,16 @@ INDEX_BYTES = 444.0
 RANDOM_INDEX_BYTES = 89.0, 89.0, 124.0, 9.0  # of those: two by id, one by app and digest, one by user
 PAGE_BYTES, PAGE_FILLED = 8192, 0.7  # what is free of a page is not logged
 CHECKPOINT_SECONDS = 300.0  # checkpoint_timeout; max_wal_size must let so much pass
-VOTE_BYTES, VOTE_WAL_BYTES = 900.0, 4600.0
+VOTE_BYTES, VOTE_WAL_BYTES = 900.0, 4600.0  # the first is assumed
 DELETED_A_SECOND = 1400.0  # completions, by the sweeper's DELETE
 
-# Beyond these one primary is no longer a plan; from PostgreSQL on server hardware, and with room to spare.
+# Beyond these one primary is no longer a plan; assumed of server hardware, with room to spare.
 MOST_COMMITS_A_SECOND = 20_000
 MOST_WAL_BYTES_A_SECOND = 200e6
 MOST_POSTGRES_CORES = 64.0
 MOST_CONNECTIONS = 2_000
 SECONDS_A_DAY = 86_400
-OBJECTS_A_ROUND = 12  # snapshot, reference, two checkpoints, reports, and the adapter's three files
+OBJECTS_A_ROUND = 12  # assumed: snapshot, reference, two checkpoints, reports, and the adapter's three files
 
 
 @dataclass(frozen=True)

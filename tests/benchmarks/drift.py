@@ -39,7 +39,8 @@ _TRAINING: tuple[dict[str, Any], ...] = (
     {"objective": "dpo+3*nll", "epochs": 4},
     {"objective": "dpo+3*nll", "epochs": 8, "learning_rate": 1e-3},
 )
-# Not on to bare answers: in that style the base itself is right in six of seven only, so whoever follows it loses facts.
+# Not on to bare answers, the harder turn: in that style the base itself is right in six of seven only, so whoever follows
+# it loses facts; nor was it followed as far, to 64 % at most.
 _AGAIN = Taste(
     gloss="plain sentences have become dull: a friendly tone again",
     likes={Style.CHATTY: 0.97, Style.SENTENCE: 0.30, Style.TERSE: 0.10, Style.HEDGING: 0.02},
