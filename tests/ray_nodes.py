@@ -32,6 +32,10 @@ STARTS = 5  # Ray gives up after 15 seconds, too few on a busy machine; Kubernet
 STARTED = "This command will now block forever"
 TOKEN = "0123456789abcdef0123456789abcdef"  # nobody without it may run code in the cluster
 
+# Of this machine, for a program to run at all. Nothing else: a pod has none of it, and while the tests share a cluster of
+# their own, this process has variables that name that one's ports.
+OF_THE_MACHINE = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "XDG_CACHE_HOME")
+
 # What KubeRay adds for `gcsFaultToleranceOptions` with the backend rocksdb: to the head, and to all others.
 GCS_ON_A_VOLUME = {"RAY_gcs_storage": "rocksdb"}
 WAITS_FOR_THE_HEAD = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
@@ -83,7 +87,8 @@ class RayNodes:
 
     def environment(self) -> dict[str, str]:
         """Of a process that may speak with the cluster."""
-        return {**os.environ, **self._environment}
+        machine = {name: os.environ[name] for name in OF_THE_MACHINE if name in os.environ}
+        return machine | self._environment
 
     def start_head(self) -> None:
         """The first time, or again: it finds what it knew on its volume."""
