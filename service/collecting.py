@@ -35,7 +35,7 @@ class Found:
 
     pairs: list[Pair]  # by id; single thumbs are among them where the objective learns from those
     left_out: list[tuple[Pair, LeftOut]]  # by the guards; by id
-    duplicates: list[Pair]  # those of them that double one of `pairs`; by id
+    settled: list[Pair]  # those of them on whose matter one of `pairs` has the word; by id
     funnel: Funnel
 
 
@@ -44,7 +44,7 @@ class Collection:
     """The input of one round."""
 
     pairs: list[Pair]  # that the round uses up: no other will learn them as new ones
-    duplicates: list[Pair]  # that are used up with them, and learned by none
+    settled: list[Pair]  # that are used up with them, and learned by none
     held_out: set[str]  # the ids of those pairs that are kept for the evaluation
     rows: list[SnapshotRow]
     funnel: Funnel
@@ -72,7 +72,7 @@ class Collector:
         return Found(
             pairs=[pair for pair in selection.kept if thumbs or not pair.is_thumb],
             left_out=[(pair, selection.left_out[pair.id]) for pair in of_use if pair.id in selection.left_out],
-            duplicates=[pair for pair in of_use if pair.id in selection.duplicates],
+            settled=[pair for pair in of_use if pair.id in selection.settled],
             funnel=preferences.funnel(open.left_out, open.pairs, selection, thumbs=thumbs),
         )
 
@@ -90,7 +90,7 @@ class Collector:
         older = await self._replay(round, found.pairs, held_out, parent, objective)
         rows += await self._store.preferences.snapshot_rows(older, set(), origin=REPLAY)
         funnel = found.funnel.model_copy(update={"pairs_replayed": len(older)})
-        return Collection(found.pairs, found.duplicates, held_out, rows, funnel)
+        return Collection(found.pairs, found.settled, held_out, rows, funnel)
 
     async def collect_for_candidate(self, round: Round) -> Collection:
         """Every new pair, to judge an adapter from outside by. It learns none, so none is used up."""

@@ -89,7 +89,7 @@ class Steps:
         try:
             round = await self._store.rounds.next_attempt(round.n, round.attempt)
             await self._store.rounds.freeze(
-                round.n, attempt=round.attempt, pairs=collected.pairs, duplicates=collected.duplicates,
+                round.n, attempt=round.attempt, pairs=collected.pairs, settled=collected.settled,
                 held_out=collected.held_out, rows=len(collected.rows), parent=parent, snapshot=snapshot,
                 pair_digest=digest,
                 funnel=collected.funnel.model_dump(mode="json"),

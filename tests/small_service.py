@@ -174,15 +174,18 @@ class SmallService:
         await self.store.adapters.publish(adapter, fence=None)
         return adapter
 
-    async def like(self, *questions: str) -> list[str]:
-        """Ask each question for two answers, and rather have the first; each by a user of their own. The completions' ids."""
+    async def like(self, *questions: str, better: int = 0, user: str | None = None) -> list[str]:
+        """Ask each question for two answers, and rather have the first, or the `better` one. The completions' ids.
+
+        Each is asked by a user of its own, or by this one.
+        """
 
         async def ask(question: str) -> str:
             body = {"model": "policy", "n": 2, "messages": [{"role": "user", "content": question}]}
             id = (await self.replica.chat(body, Caller(app="shop"))).completion_id
-            for choice, rating in enumerate((Rating.UP, Rating.DOWN)):
-                user = f"who asks {question}"
-                vote = FeedbackBody(completion_id=id, choice_index=choice, rating=rating, user=user)
+            for choice in (0, 1):
+                rating, voter = Rating.UP if choice == better else Rating.DOWN, user or f"who asks {question}"
+                vote = FeedbackBody(completion_id=id, choice_index=choice, rating=rating, user=voter)
                 await self.store.feedback.put("shop", vote)
             return id
 

@@ -5,8 +5,9 @@ It does not know what pairs follow from them: that is `service/preferences.py`'s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from service.pairs import LeftOut
 from service.votes import ChoiceKey, Kind, Rating, Vote
@@ -60,7 +61,8 @@ class PromptVotes:
     single_turn: bool
     votes: tuple[Vote, ...]
     answers: Mapping[ChoiceKey, Answered]  # that the votes speak of; one that is missing is stored no more
-    learned_choices: frozenset[ChoiceKey] = frozenset()  # in pairs made of ratings, and thumbs, of rounds
+    # In pairs made of ratings, and thumbs, of rounds; each with when the last of these rounds was asked for.
+    learned_choices: Mapping[ChoiceKey, datetime] = field(default_factory=dict)
     learned_pairs: frozenset[str] = frozenset()  # ids of pairs in rounds
     dropped: frozenset[int] = frozenset()  # seq of votes that an operator dropped from quarantine
     question: str = ""  # content of the last user message: by it prompts of one app differ, whatever they share
@@ -84,6 +86,41 @@ class Ballot:
     def speaks_of(self) -> list[Spoken]:
         """The person, with each choice that the ballot is about."""
         return [(self.person, answer.key) for answer in (self.answer, self.rival) if answer is not None]
+
+
+def wordings(answers: Iterable[Answered]) -> dict[ChoiceKey, str]:
+    """For each a text that stands for it: one for the same tokens, though a stop string may have cut it from one."""
+    of_tokens: dict[tuple[int, ...] | None, str] = {}
+    return {one.key: of_tokens.setdefault(one.token_ids, (one.text or "").strip()) for one in answers}
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What rounds have learned of ratings, for the votes that were outvoted there: no later round asks them again."""
+
+    wordings: Mapping[ChoiceKey, str]
+    asked_at: Mapping[tuple[str, Rating | None], datetime]  # (wording, rating) -> of the last round that learned it
+
+    @classmethod
+    def of(cls, prompt: PromptVotes) -> _Learned:
+        ratings = [vote for vote in prompt.votes if vote.kind is Kind.RATING]
+        rated = sorted({vote.choice for vote in ratings} & prompt.answers.keys())
+        said = wordings(prompt.answers[key] for key in rated if prompt.answers[key].fault is None)
+        asked_at: dict[tuple[str, Rating | None], datetime] = {}
+        for vote in ratings:
+            at = prompt.learned_choices.get(vote.choice)
+            if at is not None and vote.choice in said:
+                about = (said[vote.choice], vote.rating)
+                asked_at[about] = max(at, asked_at.get(about, at))
+        return cls(said, asked_at)
+
+    def outvoted(self, vote: Vote) -> bool:
+        """Was it there when a round learned the opposite of this very answer? What is said later is new."""
+        if vote.kind is not Kind.RATING or vote.choice not in self.wordings:
+            return False
+        opposite = Rating.DOWN if vote.rating is Rating.UP else Rating.UP
+        asked_at = self.asked_at.get((self.wordings[vote.choice], opposite))
+        return asked_at is not None and vote.voted_at <= asked_at
 
 
 def admitted(prompt: PromptVotes) -> tuple[list[Ballot], Reasons]:
@@ -111,8 +148,9 @@ def admitted(prompt: PromptVotes) -> tuple[list[Ballot], Reasons]:
 def _latest(prompt: PromptVotes, reasons: Reasons) -> list[Ballot]:
     """One ballot of each person, kind and thing that it is about."""
     latest: dict[tuple[object, ...], Ballot] = {}
+    learned = _Learned.of(prompt)
     for vote in sorted(prompt.votes, key=lambda vote: vote.seq):
-        reason = _inadmissible(vote, prompt)
+        reason = _inadmissible(vote, prompt) or (LeftOut.CONTRADICTED if learned.outvoted(vote) else None)
         if reason is not None:
             reasons[vote.seq] = reason
             continue

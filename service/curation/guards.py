@@ -38,7 +38,9 @@ class Context:
 class Selection:
     kept: list[Pair]  # sorted by id, each with its weight
     left_out: dict[str, LeftOut]  # pair id -> why
-    duplicates: dict[str, str]  # of them, whole and near ones: pair id -> id of the kept pair that it doubles
+    settled: dict[
+        str, str
+    ]  # of them, what says the same and the minority: pair id -> id of the kept pair that prevailed
 
 
 def select(pairs: Sequence[Pair], settings: PreferenceSettings, context: Context) -> Selection:
@@ -50,14 +52,14 @@ def select(pairs: Sequence[Pair], settings: PreferenceSettings, context: Context
     ordered = sorted({pair.id: pair for pair in pairs}.values(), key=_precedence)
     left_out = {pair.id: reason for pair in ordered if (reason := _alone(pair, settings, context)) is not None}
     said = _Said.of([pair for pair in ordered if pair.id not in left_out])
-    left_out |= _contradicted([pair for pair in ordered if pair.id not in left_out], said)
+    outvoted = _contradicted([pair for pair in ordered if pair.id not in left_out], said)
+    left_out |= dict.fromkeys(outvoted, LeftOut.CONTRADICTED)
     beside, doubled = _together([pair for pair in ordered if pair.id not in left_out], said, settings, context)
     left_out |= beside
     left_out |= _beyond_app_share([pair for pair in ordered if pair.id not in left_out], settings.max_share_per_app)
     left_out |= _too_many_longer([pair for pair in ordered if pair.id not in left_out], settings.max_longer_share)
     kept = [_weighted(pair, settings, context) for pair in ordered if pair.id not in left_out]
-    duplicates = {id: original for id, original in doubled.items() if original not in left_out}
-    return Selection(sorted(kept, key=lambda pair: pair.id), left_out, duplicates)
+    return Selection(sorted(kept, key=lambda pair: pair.id), left_out, _settled(doubled, outvoted, left_out))
 
 
 def _precedence(pair: Pair) -> tuple[int, int, str]:
@@ -128,21 +130,25 @@ class _Said:
         return question, (chosen, pair.chosen_length), (rejected, pair.rejected_length)
 
 
-def _contradicted(pairs: Iterable[Pair], said: _Said) -> dict[str, LeftOut]:
-    """Of pairs that prefer the same two texts the other way round, those with fewer voters; of a draw all."""
+def _contradicted(pairs: Iterable[Pair], said: _Said) -> dict[str, list[str]]:
+    """Of pairs that prefer the same two texts the other way round, those with fewer voters; of a draw all.
+
+    For each the ids of the pairs that won; of a draw there are none.
+    """
     opposed: defaultdict[object, defaultdict[_Text, list[Pair]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
         sides = said.sides(pair)
         if sides is not None and _is_voted(pair) and not pair.is_thumb:
             question, chosen, rejected = sides
             opposed[pair.app, question, frozenset((chosen, rejected))][chosen].append(pair)
-    left_out = {}
+    outvoted: dict[str, list[str]] = {}
     for of_chosen in (of_chosen for of_chosen in opposed.values() if len(of_chosen) > 1):
         voters = {chosen: len({one for pair in side for one in pair.voters}) for chosen, side in of_chosen.items()}
-        winners = [chosen for chosen in of_chosen if voters[chosen] == max(voters.values())]
-        losers = [side for chosen, side in of_chosen.items() if winners != [chosen]]
-        left_out |= {pair.id: LeftOut.CONTRADICTED for side in losers for pair in side}
-    return left_out
+        most = [chosen for chosen in of_chosen if voters[chosen] == max(voters.values())]
+        won = [pair.id for pair in of_chosen[most[0]]] if len(most) == 1 else []
+        losers = [side for chosen, side in of_chosen.items() if most != [chosen]]
+        outvoted |= {pair.id: won for side in losers for pair in side}
+    return outvoted
 
 
 def _together(
@@ -173,6 +179,17 @@ def _together(
             if shelf is not None and sides is not None:
                 shelf.put(said.rows[pair.id])
     return left_out, doubled
+
+
+def _settled(
+    doubled: Mapping[str, str], outvoted: Mapping[str, Sequence[str]], left_out: Mapping[str, LeftOut]
+) -> dict[str, str]:
+    """Pairs on whose matter a kept pair has the word, and which. If no such pair is kept, it is for a later round."""
+    settled = dict(doubled)
+    for id, winners in outvoted.items():
+        if prevailed := {doubled.get(winner, winner) for winner in winners} - left_out.keys():
+            settled[id] = min(prevailed)
+    return {id: kept for id, kept in settled.items() if kept not in left_out}
 
 
 class _Room:

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from service.curation.ballots import Answered, Ballot, Person
+from service.curation.ballots import Answered, Ballot, Person, wordings
 from service.votes import ChoiceKey, Rating
 
 
@@ -35,11 +35,10 @@ def agree(ratings: Sequence[Ballot]) -> tuple[list[Rated], list[Ballot]]:
     `ratings` in the order of seq. The second list holds the ballots against the majority, and all of a tie. The choices
     come in the order of their first ballot.
     """
-    text_of: dict[tuple[int, ...] | None, str] = {}  # one for the same tokens, though a stop string may have cut it
+    said = wordings(ballot.answer for ballot in ratings)
     of_answer: defaultdict[str, list[Ballot]] = defaultdict(list)
     for ballot in ratings:
-        text = text_of.setdefault(ballot.answer.token_ids, (ballot.answer.text or "").strip())
-        of_answer[text].append(ballot)
+        of_answer[said[ballot.answer.key]].append(ballot)
     rated: list[Rated] = []
     contradicted: list[Ballot] = []
     for group in of_answer.values():

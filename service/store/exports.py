@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.exchange.exports import Exportable, Message, Status
 from service.pairs import LeftOut, Source
 from service.postgres.sessions import Sessions
-from service.store.round_pairs import DUPLICATE, choice_key, counts, learned, used_up
+from service.store.round_pairs import SETTLED, choice_key, counts, learned, used_up
 from service.store.tables import (
     choices,
     completions,
@@ -112,7 +112,7 @@ def _taken(status: Status) -> Select[*tuple[Any, ...]]:
         .join(rounds, rounds.c.n == table.round)
         .where(served.is_not(None), counts())
     )
-    return query if status == "all" else query.where(table.split != DUPLICATE)
+    return query if status == "all" else query.where(table.split != SETTLED)
 
 
 async def _imported(connection: AsyncConnection, status: Status, after: str, limit: int) -> dict[str, Exportable]:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.postgres.sessions import Sessions
-from service.store.round_pairs import DUPLICATE
+from service.store.round_pairs import SETTLED
 from service.store.tables import (
     adapters,
     completions,
@@ -114,10 +114,10 @@ def _pairs_of_votes(votes: Ids) -> Ids:
 
 
 def _rounds_of_pairs(pairs: Ids) -> Ids:
-    """Those that learned them, and did not only take them along as duplicates."""
+    """Those that learned them, and did not only take them along as settled."""
     of = pairs.subquery()
     took = select(round_pairs.c.round.label("id")).join(of, of.c.id == round_pairs.c.pair_id)
-    return took.where(round_pairs.c.split != DUPLICATE).distinct()
+    return took.where(round_pairs.c.split != SETTLED).distinct()
 
 
 def _adapters_of_rounds(of: Ids) -> Ids:
@@ -164,9 +164,9 @@ def _rounds_of_adapters(of: Ids) -> Ids:
 
 
 def _pairs_of_rounds(of: Ids) -> Ids:
-    """Those that they learned; duplicates were only taken along."""
+    """Those that they learned; what these settled was only taken along."""
     taken = select(round_pairs.c.pair_id.label("id")).where(round_pairs.c.round.in_(_ids(of)))
-    return taken.where(round_pairs.c.split != DUPLICATE)
+    return taken.where(round_pairs.c.split != SETTLED)
 
 
 def _votes_of_pairs(of: Ids) -> Ids:

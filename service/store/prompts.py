@@ -143,7 +143,7 @@ class Batch:
                 single_turn=asked.single_turn,
                 votes=tuple(votes[app, digest]),
                 answers=self.answers,
-                learned_choices=frozenset(choices),
+                learned_choices=choices,
                 learned_pairs=frozenset(pair_ids),
                 dropped=frozenset(dropped),
             )

@@ -1,7 +1,8 @@
 """What each round has learned from or held out: written once, when it freezes its input.
 
-With its pairs a round takes their duplicates, which it does not learn and which count nowhere: they are used up, free or
-retired as the pairs are that they double. To a later round, where those are no longer open, they would else look new.
+With its pairs a round takes those that these settle: what says the same, and what fewer people said against it. It learns
+none of them and they count nowhere: they are used up, free or retired with the others. To a later round, where what
+settled them is no longer open, they would else look new.
 
 A pair of a round that ended without a verdict (failed, cancelled) was not learned and is free again. Of a round with a
 verdict, which may have been rolled back since, an operator can say what becomes of its pairs:
@@ -38,7 +39,7 @@ from service.store.tables import completions, feedback, imported_pairs, round_pa
 from service.votes import ChoiceKey
 from training.contracts import HELD_OUT, TRAIN
 
-DUPLICATE = "duplicate"  # the split of a pair that is neither learned nor held out, beside TRAIN and HELD_OUT
+SETTLED = "settled"  # the split of a pair that is neither learned nor held out, beside TRAIN and HELD_OUT
 
 _OF_RATINGS = {Source.SIBLINGS.value, Source.SAME_PROMPT.value, Source.THUMB.value}
 _LEARNED_NOTHING = [RoundState.FAILED.value, RoundState.CANCELLED.value]
@@ -51,7 +52,7 @@ class RoundPairs:
         self._sessions = sessions
 
     async def decide(self, n: int, fate: Fate, *, who: str, reason: str | None) -> int:
-        """What becomes of the pairs of a round that is over; how many they are, without duplicates. Audited; another
+        """What becomes of the pairs of a round that is over; how many they are, without settled ones. Audited; another
         decision may follow.
 
         Raises `NotFound`, and `Conflict` for a round that runs, that took no pairs, or of which it was decided so
@@ -65,7 +66,7 @@ class RoundPairs:
             _require_decidable(round, fate)
             await connection.execute(update(rounds).where(rounds.c.n == n).values(pairs_fate=fate))
             await stale(connection, n)
-            taken = select(func.count()).where(round_pairs.c.round == n, round_pairs.c.split != DUPLICATE)
+            taken = select(func.count()).where(round_pairs.c.round == n, round_pairs.c.split != SETTLED)
             pairs = (await connection.execute(taken)).scalar_one()
             detail = {"pairs": pairs, "was": round.pairs_fate, "reason": reason}
             await audit.append(connection, who=who, action=f"pairs_{fate}", subject=f"round {n}", detail=detail)
@@ -88,13 +89,13 @@ async def append(
     n: int,
     pairs: Sequence[Pair],
     held_out: AbstractSet[str],
-    duplicates: Sequence[Pair],
+    settled: Sequence[Pair],
 ) -> None:
-    """The round takes these pairs, and with them what says the same."""
-    assert pairs or not duplicates, "a duplicate has a pair that it doubles"
+    """The round takes these pairs, and with them those that they settle."""
+    assert pairs or not settled, "what is settled has a pair that settles it"
     if pairs:
         rows = [_row(n, pair, HELD_OUT if pair.id in held_out else TRAIN) for pair in pairs]
-        rows += [_row(n, pair, DUPLICATE) for pair in duplicates]
+        rows += [_row(n, pair, SETTLED) for pair in settled]
         await connection.execute(insert(round_pairs), rows)
         await stale(connection, n)
 
@@ -115,13 +116,13 @@ async def stale(connection: AsyncConnection, n: int) -> None:
 
 
 def used_up(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
-    """Some round has learned the pair with this id, or may still; or one that it doubles."""
+    """Some round has learned the pair with this id, or may still; or one that settles it."""
     return _taken(pair_id).exists()
 
 
 def learned(pair_id: ColumnElement[str]) -> ColumnElement[bool]:
     """Some round has learned the pair with this id, or may still."""
-    return _taken(pair_id).where(round_pairs.c.split != DUPLICATE).exists()
+    return _taken(pair_id).where(round_pairs.c.split != SETTLED).exists()
 
 
 def _taken(pair_id: ColumnElement[str]) -> Select[tuple[str]]:
@@ -129,7 +130,7 @@ def _taken(pair_id: ColumnElement[str]) -> Select[tuple[str]]:
 
 
 async def used_up_among(connection: AsyncConnection, pair_ids: Sequence[str]) -> set[str]:
-    """Those of these pairs that some round has learned, or may still; or one that they double."""
+    """Those of these pairs that some round has learned, or may still; or one that settles them."""
     ids = any_(texts(pair_ids))
     found = await connection.execute(
         select(round_pairs.c.pair_id).join(rounds).where(counts(), round_pairs.c.pair_id == ids)
@@ -137,22 +138,25 @@ async def used_up_among(connection: AsyncConnection, pair_ids: Sequence[str]) ->
     return set(found.scalars())
 
 
-async def used_up_of(connection: AsyncConnection, completion_ids: Collection[str]) -> tuple[set[ChoiceKey], set[str]]:
-    """What rounds have used up, or may, of these completions: the answers in pairs made of ratings, and the ids of all
-    pairs."""
+async def used_up_of(
+    connection: AsyncConnection, completion_ids: Collection[str]
+) -> tuple[dict[ChoiceKey, datetime], set[str]]:
+    """What rounds have used up, or may, of these completions: the answers in pairs made of ratings, each with when the
+    last of these rounds was asked for, and the ids of all pairs."""
     ids = any_(texts(sorted(completion_ids)))
     sides = [(round_pairs.c[f"{s}_completion_id"], round_pairs.c[f"{s}_choice_index"]) for s in ("chosen", "rejected")]
     found = await connection.execute(
-        select(round_pairs.c.pair_id, round_pairs.c.source, *sides[0], *sides[1])
+        select(round_pairs.c.pair_id, round_pairs.c.source, rounds.c.created_at, *sides[0], *sides[1])
         .join(rounds)
         .where(counts(), or_(*(completion_id == ids for completion_id, _ in sides)))
+        .order_by(rounds.c.created_at)
     )
-    choices: set[ChoiceKey] = set()
+    choices: dict[ChoiceKey, datetime] = {}
     pair_ids: set[str] = set()
-    for pair_id, source, *keys in found:
+    for pair_id, source, asked_at, *keys in found:
         pair_ids.add(pair_id)
         if source in _OF_RATINGS:
-            choices.update(key for key in (choice_key(*keys[:2]), choice_key(*keys[2:])) if key is not None)
+            choices |= {key: asked_at for key in (choice_key(*keys[:2]), choice_key(*keys[2:])) if key is not None}
     return choices, pair_ids
 
 
@@ -164,7 +168,7 @@ async def counted(connection: AsyncConnection, days: Collection[date]) -> dict[t
     used = (
         select(func.unnest(round_pairs.c.charged_to).label("voter"), day.c.begins)
         .select_from(day.join(round_pairs, of_day).join(rounds, rounds.c.n == round_pairs.c.round))
-        .where(counts(), round_pairs.c.source != Source.THUMB.value, round_pairs.c.split != DUPLICATE)
+        .where(counts(), round_pairs.c.source != Source.THUMB.value, round_pairs.c.split != SETTLED)
         .subquery("used")
     )
     found = await connection.execute(select(*used.c, func.count().label("pairs")).group_by(*used.c))

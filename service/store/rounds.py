@@ -170,7 +170,7 @@ class Rounds:
         *,
         attempt: int,
         pairs: Sequence[Pair],  # those the round uses up; none when it only measures a candidate
-        duplicates: Sequence[Pair] = (),  # that say what `pairs` say; used up, free and retired with those
+        settled: Sequence[Pair] = (),  # by `pairs`; used up, free and retired with those
         held_out: AbstractSet[str],  # ids of the pairs that are kept for the evaluation
         rows: int,  # of the snapshot
         parent: str,
@@ -195,7 +195,7 @@ class Rounds:
         }
         async with self._sessions.transaction() as connection:
             moved = await round_rows.move(connection, n, RoundState.COLLECTING, RoundState.TRAINING, attempt, frozen)
-            await round_pairs.append(connection, n, pairs, held_out, duplicates)
+            await round_pairs.append(connection, n, pairs, held_out, settled)
             return moved
 
     async def next_attempt(self, n: int, expect_attempt: int) -> Round:

@@ -80,7 +80,7 @@ round_pairs = Table(
     metadata,
     Column("round", Integer, ForeignKey("rounds.n"), nullable=False),
     Column("pair_id", Text, nullable=False),
-    Column("split", Text, nullable=False),  # train | held_out | duplicate
+    Column("split", Text, nullable=False),  # train | held_out | settled
     Column("source", Text, nullable=False),
     Column("correction", BigInteger),  # seq of the vote whose text is the chosen answer
     Column("chosen_completion_id", Text),  # null for an imported pair and a correction

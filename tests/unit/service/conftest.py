@@ -62,7 +62,7 @@ def start_round(store: Store) -> Callable[..., Awaitable[Round]]:
     """Creates a round and moves it along the usual way to the state asked for."""
 
     async def start(
-        state: RoundState = RoundState.QUEUED, pairs: Sequence[Pair] = (A_PAIR,), duplicates: Sequence[Pair] = ()
+        state: RoundState = RoundState.QUEUED, pairs: Sequence[Pair] = (A_PAIR,), settled: Sequence[Pair] = ()
     ) -> Round:
         started, _ = await store.rounds.create(
             settings={}, requested_by="tess", note=None, idempotency_key=None, body_sha256="0" * 64
@@ -72,9 +72,7 @@ def start_round(store: Store) -> Callable[..., Awaitable[Round]]:
         moved = await store.rounds.move(started.n, expect=RoundState.QUEUED, to=RoundState.COLLECTING)
         if state is RoundState.COLLECTING:
             return moved
-        frozen = await store.rounds.freeze(
-            started.n, attempt=0, pairs=pairs, duplicates=duplicates, held_out=set(), **FROZEN
-        )
+        frozen = await store.rounds.freeze(started.n, attempt=0, pairs=pairs, settled=settled, held_out=set(), **FROZEN)
         if state is RoundState.TRAINING:
             return frozen
         judged = await store.rounds.move(started.n, expect=RoundState.TRAINING, to=RoundState.JUDGING)

@@ -25,12 +25,12 @@ async def take_in(store: Store, pairs: list[ImportedPair]) -> int:
         return await file.add(pairs)
 
 
-async def freeze(store: Store, pairs: list[Pair], duplicates: Sequence[Pair] = ()) -> int:
+async def freeze(store: Store, pairs: list[Pair], settled: Sequence[Pair] = ()) -> int:
     round, _ = await store.rounds.create(
         settings={}, requested_by="tess", note=None, idempotency_key=None, body_sha256="0" * 64
     )
     await store.rounds.move(round.n, expect=RoundState.QUEUED, to=RoundState.COLLECTING)
-    await store.rounds.freeze(round.n, attempt=0, pairs=pairs, duplicates=duplicates, held_out=set(), **FROZEN)
+    await store.rounds.freeze(round.n, attempt=0, pairs=pairs, settled=settled, held_out=set(), **FROZEN)
     return round.n
 
 

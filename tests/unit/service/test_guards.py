@@ -17,7 +17,7 @@ from service.pairs import LeftOut, Pair, Source
 pair_signature = cache(likeness.pair_signature)
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
 TODAY = NOW.date()
-ALIKE = (LeftOut.DUPLICATE, LeftOut.NEAR_DUPLICATE)
+SETTLED = (LeftOut.DUPLICATE, LeftOut.NEAR_DUPLICATE, LeftOut.CONTRADICTED)
 
 
 def _pair(number: int, **fields: Any) -> Pair:
@@ -115,7 +115,7 @@ def test_of_pairs_that_say_the_very_same_the_best_signal_stays_then_the_earliest
     selection = _select(*pairs, _imported(4, texts=TEXTS), near_duplicate=1.0)
     assert _kept(selection) == [3]
     assert set(selection.left_out.values()) == {LeftOut.DUPLICATE}
-    assert selection.duplicates == {"0001": "0003", "0002": "0003", "0004": "0003"}
+    assert selection.settled == {"0001": "0003", "0002": "0003", "0004": "0003"}
     assert _kept(_select(*pairs[:2])) == [1]
 
 
@@ -123,7 +123,7 @@ def test_near_duplicates_count_as_one_from_the_set_likeness_on() -> None:
     nearly = (TEXTS[0] + "and this", *TEXTS[1:])
     selection = _select(_pair(1, texts=TEXTS), _pair(2, texts=nearly), _pair(3), near_duplicate=0.8)
     assert (_kept(selection), selection.left_out) == ([1, 3], {"0002": LeftOut.NEAR_DUPLICATE})
-    assert selection.duplicates == {"0002": "0001"}
+    assert selection.settled == {"0002": "0001"}
     assert _kept(_select(_pair(1, texts=TEXTS), _pair(2, texts=nearly), near_duplicate=1.0)) == [1, 2]
 
 
@@ -145,15 +145,17 @@ def test_what_doubles_a_pair_that_is_left_out_after_all_is_nobodys_duplicate() -
         "0002": LeftOut.LENGTH_BALANCE,
         "0003": LeftOut.DUPLICATE,
     }
-    assert selection.duplicates == {}
+    assert selection.settled == {}
 
 
 def test_pairs_that_contradict_each_other_are_decided_by_their_voters() -> None:
     forth, back = ("q", "one answer", "other answer"), ("q", "other answer", "one answer")
     selection = _select(_pair(1, texts=forth), _pair(2, texts=back), _pair(3))
     assert (_kept(selection), set(selection.left_out.values())) == ([3], {LeftOut.CONTRADICTED})
+    assert selection.settled == {}, "nobody has won"
     selection = _select(_pair(1, texts=forth), _pair(2, texts=back), _pair(3, texts=back))
     assert selection.left_out == {"0001": LeftOut.CONTRADICTED, "0003": LeftOut.DUPLICATE}
+    assert selection.settled == {"0001": "0002", "0003": "0002"}
     selection = _select(_pair(1, texts=forth), _pair(2, texts=back, user="a"), _pair(3, texts=back, user="a"))
     assert _kept(selection) == [], "one person twice is one voter"
     assert _kept(_select(_pair(1, texts=forth), _pair(2, texts=back, app="other"))) == [1, 2]
@@ -289,8 +291,8 @@ def test_each_pair_is_kept_or_has_a_reason_whatever_the_order(
     selection = select(pairs, settings, CONTEXT)
     kept = [pair.id for pair in selection.kept]
     assert sorted([*kept, *selection.left_out]) == sorted(pair.id for pair in pairs)
-    assert selection.duplicates.keys() <= {id for id, reason in selection.left_out.items() if reason in ALIKE}
-    assert set(selection.duplicates.values()) <= set(kept)
+    assert selection.settled.keys() <= {id for id, reason in selection.left_out.items() if reason in SETTLED}
+    assert set(selection.settled.values()) <= set(kept)
     assert kept == sorted(kept)
     assert all(0 < pair.weight <= 1 for pair in selection.kept)
     chance.shuffle(pairs)

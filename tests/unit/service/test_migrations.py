@@ -16,7 +16,7 @@ from service.store.audit_chain import Chain
 from service.store.database import known_schemas, migrate
 from service.store.tables import metadata
 
-OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, NEWEST = "0001", "0002", "0003", "0004", "0005", "0006"
+OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, BASE_MODEL, NEWEST = (f"000{n}" for n in range(1, 8))
 
 FIRST_LIGHT = """
 INSERT INTO keys (id, role, app, secret_sha256) VALUES ('k', 'app', 'shop', 'x');
@@ -88,7 +88,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def test_every_schema_has_its_place_on_the_stairs() -> None:
-    assert known_schemas() == {OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, NEWEST}
+    assert known_schemas() == {OLDEST, CANDIDATES, EVERY_SIGNAL, SWAPS, TRUST, BASE_MODEL, NEWEST}
 
 
 def test_all_the_way_down_nothing_is_left_and_up_again_everything_is_there(database: Database) -> None:
@@ -122,6 +122,18 @@ def test_what_the_first_version_kept_is_there_in_every_later_one_and_again_after
     assert database.run("SELECT app, prompt_digest FROM stale_prompts ORDER BY 2") == [("shop", "p1"), ("shop", "p2")]
     assert database.run("SELECT format, stale FROM imported_pairs") == [("trl", True)]
     migrate(database.url, OLDEST)
+    assert database.content() == before
+
+
+def test_what_a_round_took_along_is_named_for_all_that_it_settles(database: Database) -> None:
+    migrate(database.url, OLDEST)
+    database.run(FIRST_LIGHT)
+    migrate(database.url, BASE_MODEL)
+    database.run("UPDATE round_pairs SET split = 'duplicate' WHERE pair_id = 'i'")
+    before = database.content()
+    migrate(database.url)
+    assert database.run("SELECT pair_id FROM round_pairs WHERE split = 'settled'") == [("i",)]
+    migrate(database.url, BASE_MODEL)
     assert database.content() == before
 
 

@@ -75,7 +75,7 @@ def test_an_unusable_vote_is_left_out_with_its_reason_and_its_partner_is_a_singl
     fields: dict[str, Any], reason: LeftOut
 ) -> None:
     casts = [thumb(1, UP, "good", **fields), thumb(2, DOWN, "bad")]
-    matched = match_of(*casts, learned_choices=frozenset({("learned", 0)}))
+    matched = match_of(*casts, learned_choices={("learned", 0): BEGIN})
     assert sides(matched) == [(None, "c2")]
     assert [pair.source for pair in matched.pairs] == [Source.THUMB]
     assert reasons(matched) == {1: reason}
@@ -87,6 +87,16 @@ def test_the_majority_decides_about_the_very_same_answer_also_across_its_samples
     assert sides(matched) == [("c1", "c4")]
     assert matched.pairs[0].votes == (1, 3, 4)
     assert reasons(matched) == {2: LeftOut.CONTRADICTED}
+
+
+def test_who_was_outvoted_where_a_round_learned_has_lost_and_who_votes_after_it_is_heard() -> None:
+    casts = [thumb(1, UP, "same"), thumb(2, UP, "same"), thumb(3, DOWN, "same"), thumb(4, DOWN, "bad")]
+    later = [thumb(8, DOWN, "same"), thumb(9, DOWN, "same"), thumb(10, UP, "good")]
+    asked_at = BEGIN + timedelta(seconds=5)
+    matched = match_of(*casts, *later, learned_choices={("c1", 0): asked_at, ("c4", 0): asked_at})
+    assert sides(matched) == [("c10", "c8"), (None, "c9")]
+    contradicted = dict.fromkeys((2, 3), LeftOut.CONTRADICTED)  # the third by what was learned, the second by new votes
+    assert reasons(matched) == contradicted | dict.fromkeys((1, 4), LeftOut.ALREADY_LEARNED)
 
 
 def test_a_person_has_one_voice_in_the_majority_however_often_they_were_given_that_answer() -> None:

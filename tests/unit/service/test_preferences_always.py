@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from service.preferences import (
 )
 from service.votes import ChoiceKey, Kind, Rating
 from tests.prompt_votes import (
+    BEGIN,
     RATED,
     answered,
     cast,
@@ -24,6 +26,7 @@ from tests.prompt_votes import (
 
 # --- whatever people do -------------------------------------------------------------------------------
 
+LATER = BEGIN + timedelta(days=1)  # than all votes
 KEYS = [(completion, index) for completion in "abcd" for index in (0, 1)]
 ANSWERS = dict(zip(KEYS, ["x", "x", "y", "y ", "z", "", "w", "v"], strict=True))
 
@@ -59,7 +62,7 @@ def _prompts(draw: st.DrawFn) -> PromptVotes:
         single_turn=draw(st.booleans()),
         votes=tuple(votes.values()),
         answers=answers,
-        learned_choices=draw(st.frozensets(st.sampled_from(KEYS), max_size=2)),
+        learned_choices=draw(st.dictionaries(st.sampled_from(KEYS), st.sampled_from([BEGIN, LATER]), max_size=2)),
         dropped=frozenset(vote.seq for vote in votes.values() if vote.held and vote.seq % 2),
     )
 
@@ -110,7 +113,7 @@ def test_a_pair_has_two_answers_that_differ_and_no_answer_is_in_two_pairs_made_o
             assert (by_seq[pair.correction].correction or "").strip() != (sides[0].text or "").strip()
     used = [key for pair in pairs if pair.source in RATED for key in (pair.chosen, pair.rejected) if key is not None]
     assert len(set(used)) == len(used)
-    assert not prompt.learned_choices & set(used)
+    assert not prompt.learned_choices.keys() & set(used)
 
 
 @given(_prompts(), SETTINGS, st.sets(st.integers(0, 30)))
@@ -123,7 +126,7 @@ def test_what_was_learned_is_not_learned_again(
     choices = {key for pair in taken if pair.source in RATED for key in (pair.chosen, pair.rejected) if key is not None}
     fields = {name: getattr(prompt, name) for name in prompt.__dataclass_fields__}
     fields |= {
-        "learned_choices": prompt.learned_choices | choices,
+        "learned_choices": dict(prompt.learned_choices) | dict.fromkeys(choices, LATER),
         "learned_pairs": frozenset(pair.id for pair in taken),
     }
     again = match(PromptVotes(**fields), settings)

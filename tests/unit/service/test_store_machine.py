@@ -206,15 +206,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.model.imported |= new
 
     @precondition(lambda self: self.running is None and self.count >= self.froze + 4)
-    @rule(share=st.sampled_from([0.3, 1.0]), duplicates=st.sampled_from([0.0, 0.5]), ending=st.none() | ENDINGS)
-    def freeze_a_round(self, share: float, duplicates: float, ending: RoundState | None) -> None:
+    @rule(share=st.sampled_from([0.3, 1.0]), settled=st.sampled_from([0.0, 0.5]), ending=st.none() | ENDINGS)
+    def freeze_a_round(self, share: float, settled: float, ending: RoundState | None) -> None:
         """It takes some of what there is, of that a part without learning it, and ends at once or later."""
         self.froze = self.count
         self.do(self.matcher.catch_up())
         open = self.do(self.store.preferences.open()).pairs
         taken = open[: round(len(open) * share)]
-        learned = len(taken) - int(len(taken) * duplicates)
-        self.running = self.do(store_access.freeze(self.store, taken[:learned], duplicates=taken[learned:]))
+        learned = len(taken) - int(len(taken) * settled)
+        self.running = self.do(store_access.freeze(self.store, taken[:learned], settled=taken[learned:]))
         self.model.rounds[self.running] = tuple(taken)
         if ending is not None:
             self.end_the_round(ending, noticed=True)

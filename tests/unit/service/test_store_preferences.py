@@ -82,10 +82,10 @@ async def test_what_doubles_a_pair_of_a_round_is_used_up_and_freed_with_it(
 ) -> None:
     await _import(store, _imported("a"), _imported("b"), _imported("t", rejected=None))
     before = await _open(store)
-    learned, *duplicates = sorted(
+    learned, *settled = sorted(
         (pair for pair in before if pair.id != "b"), key=lambda pair: pair.id == "a", reverse=True
     )
-    await start_round(state, [learned], duplicates)
+    await start_round(state, [learned], settled)
     assert await _open(store) == ([pair for pair in before if pair.id == "b"] if counts else before)
     assert (await store.preferences.open()).left_out == ({"already_learned": 2} if counts else {})
 

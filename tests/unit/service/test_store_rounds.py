@@ -11,7 +11,7 @@ from sqlalchemy import Engine, exc, insert
 from service.contracts import Check, Round, RoundState, Verdict
 from service.errors import Conflict, NotFound
 from service.pairs import Pair, Source
-from service.store.round_pairs import DUPLICATE
+from service.store.round_pairs import SETTLED
 from service.store.round_rows import StaleRound
 from service.store.store import Store
 from service.store.tables import round_pairs, rounds
@@ -192,7 +192,7 @@ async def test_freezing_keeps_the_pairs_with_their_split_and_votes(
 ) -> None:
     n = (await start_round(RoundState.COLLECTING)).n
     double = PAIRS[0].model_copy(update={"id": "d"})
-    frozen = await store.rounds.freeze(n, attempt=0, pairs=PAIRS, duplicates=[double], held_out={"i"}, **FROZEN)
+    frozen = await store.rounds.freeze(n, attempt=0, pairs=PAIRS, settled=[double], held_out={"i"}, **FROZEN)
     assert (frozen.state, frozen.pairs, frozen.pair_digest) == (RoundState.TRAINING, 2, "d" * 64)
     assert (frozen.parent, frozen.funnel) == ("policy-0001-aaaaaaaa", {"votes": 2})
     work = await store.rounds.work(n)
@@ -204,7 +204,7 @@ async def test_freezing_keeps_the_pairs_with_their_split_and_votes(
     assert (kept["c"].source, kept["c"].correction, kept["c"].chosen_completion_id) == ("correction", 7, None)
     assert (kept["v"].chosen_completion_id, kept["v"].rejected_choice_index) == ("c1", 1)
     assert (kept["i"].split, kept["i"].source, kept["i"].chosen_completion_id) == (HELD_OUT, "import", None)
-    assert (kept["d"].split, kept["d"].source, kept["d"].votes) == (DUPLICATE, "siblings", [4, 9])
+    assert (kept["d"].split, kept["d"].source, kept["d"].votes) == (SETTLED, "siblings", [4, 9])
 
 
 async def test_a_stale_freeze_keeps_no_pairs(store: Store, start_round: StartRound, database_engine: Engine) -> None:

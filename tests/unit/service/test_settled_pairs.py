@@ -1,4 +1,4 @@
-"""What becomes of pairs that say again what a round learns: they go where the pair goes that they double."""
+"""What becomes of pairs that say again what a round learns, or the opposite: they go where the pair goes that settles them."""
 
 from __future__ import annotations
 
@@ -91,6 +91,31 @@ async def test_of_a_round_without_a_verdict_they_are_free_again(store: Store, tm
     assert (preview.pairs, preview.left_out) == (2, {"duplicate": 2, "near_duplicate": 2})
 
 
+async def test_a_minority_is_used_up_with_what_the_majority_taught(small: SmallService) -> None:
+    await small.like(ONCE, "a third question")
+    await small.like(TWICE, user="ada")
+    await small.like(TWICE, user="bob")
+    await small.like(TWICE, better=1, user="eve")
+    preview = await small.rounds.preview()
+    assert (preview.pairs, preview.left_out) == (3, {"duplicate": 2, "contradicted": 2})
+    assert (await small.round()).pairs == learned(small) == 3
+    preview = await small.rounds.preview()
+    assert (preview.pairs, preview.left_out) == (0, {"already_learned": 8, "contradicted": 2}), (
+        "or it learns the opposite"
+    )
+
+
+async def test_of_a_draw_nothing_is_used_up(small: SmallService) -> None:
+    await small.like(ONCE, "a third question")
+    await small.like(TWICE, user="ada")
+    await small.like(TWICE, better=1, user="eve")
+    assert (await small.round()).pairs == 2
+    await small.registry.rollback(who="tess")  # so that the base answers, in its own words
+    await small.like(TWICE, user="bob")
+    preview = await small.rounds.preview()
+    assert (preview.pairs, preview.left_out["contradicted"]) == (1, 2), "one vote more decides it"
+
+
 async def test_duplicates_are_never_replayed(small: SmallService) -> None:
     await ask(small)
     first = await small.round()
@@ -109,7 +134,7 @@ async def test_a_vote_in_a_duplicate_shows_which_round_passed_it_over_and_led_to
     votes = (await small.store.lineage.follow("completion", again, "vote", forward=True, limit=9))[1]
     found = await trace(small.store, "vote", str(votes[0].id))
     pair = found.leads_to[0].shown[0]
-    assert (pair["round"], pair["split"]) == (round.n, "duplicate")
+    assert (pair["round"], pair["split"]) == (round.n, "settled")
     assert [step.total for step in found.leads_to] == [1, 0, 0, 0], "pair, round, adapter, completion"
     taken = (await trace(small.store, "round", str(round.n))).comes_from
     assert [(step.kind, step.total) for step in taken[:2]] == [("pair", 2), ("vote", 4)]
