@@ -44,6 +44,7 @@ from service.rounds import Rounds
 from service.settings import Settings
 from service.store.store import Store
 from service.triggers.loop import Triggers
+from serving import heap
 from serving.host import PolicyHost
 from training.attempt import Attempts
 from training.contracts import Fingerprints
@@ -104,6 +105,7 @@ class Conductor:
         app.include_router(lineage_routes(store, doorman))
         app.include_router(evidence_routes(store, self._model, doorman))
         app.include_router(user_routes(Eraser(store, self._rounds, self._depot.rounds), doorman))
+        heap.freeze()
         return app
 
     async def check_health(self) -> None:

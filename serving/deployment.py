@@ -23,7 +23,7 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
-from serving import machine
+from serving import heap, machine
 from serving.adapters import require_base
 from serving.contracts import (
     AdapterFiles,
@@ -86,7 +86,9 @@ class Policy:
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def __serve_build_asgi_app__(self) -> Any:
-        return self._edge.http(self._replica, self._journal)
+        app = self._edge.http(self._replica, self._journal)
+        heap.freeze()
+        return app
 
     async def prepare(self, name: str) -> Prepared:
         return await self._replica.prepare(name)
