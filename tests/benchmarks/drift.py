@@ -29,7 +29,7 @@ from training.corpus import Question, Style, held_out, unsafe, voted
 BAR = 0.73  # that the lower end of each round's win rate shall reach
 MOST_LOST = 0.02  # of the right answers, in any round and against the base
 SETTINGS: dict[str, dict[str, Any]] = {
-    # What a round left out as a duplicate waits for the next: of answers before the drift, it would teach the old taste.
+    # What a cap or a draw left out waits for the next round: of answers before the drift, it would teach the old taste.
     "preferences": {"max_adapters_behind": 0},
     "serving": {"max_requests": 256},  # answers at work: all that the clients ask for at a time
 }
@@ -47,9 +47,9 @@ _AGAIN = Taste(
 )
 _TASTES = (FIRST, DRIFTED, _AGAIN)
 # What people like by now is what the policy seldom says: more is asked, and answered more often, to hear it at all.
-_QUESTIONS = (140, 190, 190)
+_QUESTIONS = (280, 190, 900)  # in each round; no question more than twice
 _ANSWERS = (8, 16, 16)  # to each question
-_JUDGED_ANSWERS = 3  # sampled, to each held-out question
+_JUDGED_ANSWERS = 6  # sampled, to each held-out question
 _USERS = 240  # so many that nobody votes more often than the default caps let count
 _LOOK_SECONDS = 0.2
 _SEED = 7
@@ -88,12 +88,11 @@ class Town:
         self._clients = clients
         self._operator = operator
         self._dice = random.Random(_SEED)
-        self._unasked = self._dice.sample(list(voted()), len(voted()))  # people do not ask the same thing twice
 
     def live(self, n: int) -> Measured:
         """People of the n-th taste vote, a round learns from it and is promoted; prints what that came to."""
         taste, before, began = _TASTES[n], self._stable(), time.monotonic()
-        self._vote(taste, [self._unasked.pop() for _ in range(_QUESTIONS[n])], _ANSWERS[n])
+        self._vote(taste, self._dice.sample(2 * list(voted()), _QUESTIONS[n]), _ANSWERS[n])
         voted_at = time.monotonic()
         round = self._round(_TRAINING[n])
         ended = time.monotonic()
