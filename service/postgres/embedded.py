@@ -31,6 +31,7 @@ PORT = "5432"  # only part of the socket's name: the server listens on no networ
 SOCKET_PATH_MAX_BYTES = 100  # the kernels' limit for a socket's path is 103 to 107
 RECOVERY_TIMEOUT_SECONDS = 600  # replaying the log after a crash takes as long as it takes
 DEATH_TIMEOUT_SECONDS = 30
+ANSWER_TIMEOUT_SECONDS = 20  # of a server that is there; on a busy machine pg_isready's own 3 are too few
 POLL_SECONDS = 0.05
 
 # After a crash every file is synced first; one call for the whole file system is far quicker.
@@ -97,7 +98,17 @@ class EmbeddedDatabase:
         return self._answer() == _TAKES_CONNECTIONS
 
     def _answer(self) -> int:
-        command = [program("pg_isready"), "-q", "-h", str(self._sockets), "-p", PORT, *_AS_SUPERUSER]
+        command = [
+            program("pg_isready"),
+            "-q",
+            "-t",
+            str(ANSWER_TIMEOUT_SECONDS),
+            "-h",
+            str(self._sockets),
+            "-p",
+            PORT,
+            *_AS_SUPERUSER,
+        ]
         return subprocess.run(command, env=environment(), check=False).returncode
 
     def _settled(self) -> int:

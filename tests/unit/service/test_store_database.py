@@ -203,6 +203,16 @@ def test_another_handle_finds_the_server_that_runs(server: EmbeddedDatabase, fol
     assert _postmaster(other) == before
 
 
+def test_a_server_that_is_slow_to_answer_runs(server: EmbeddedDatabase) -> None:
+    """As on a busy machine, where it does not get to the question for longer than pg_isready waits by itself."""
+    postmaster = _postmaster(server)
+    postmaster.suspend()
+    awake = threading.Timer(3.5, postmaster.resume)
+    awake.start()
+    assert server.running()
+    awake.join()
+
+
 def test_after_a_kill_the_next_start_finds_what_was_committed(server: EmbeddedDatabase, folder: Path) -> None:
     _run(server.url, "INSERT INTO kept VALUES ('a vote')")
     _kill(server)
