@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 import time
@@ -81,7 +82,7 @@ class Measured:
 
 
 def _run(stage: Stage, scale: Scale) -> Measured:
-    storm, share = stage.storm, scale.requests // (scale.swaps + 1)
+    storm, share = stage.storm, math.ceil(scale.requests / (scale.swaps + 1))
     promotes, loaded, rollbacks, flips, windows = [], [], [], [], []
     with storming(storm):
         eventually(lambda: storm.answers >= share)
