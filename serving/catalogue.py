@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from serving.contracts import Journal
+from serving.ports import Journal
 
 NAME = re.compile(r"policy-\d{4,9}-[0-9a-f]{8}", re.ASCII)
 _LOOK_SECONDS = 1.0  # between looks, and so the longest that a new adapter is unknown by its name

@@ -30,8 +30,6 @@ from serving.contracts import (
     Answer,
     Ask,
     Base,
-    Edge,
-    Engine,
     Exposed,
     Prepared,
     Probed,
@@ -41,6 +39,7 @@ from serving.contracts import (
     Scores,
 )
 from serving.errors import BaseRefused
+from serving.ports import Edge, Engine
 from serving.settings import ServingSettings
 from serving.watchdog import Watchdog, end_process
 

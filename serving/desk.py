@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 from serving import requests, routing
 from serving.admission import Admission
-from serving.contracts import Caller, ChatAnswer, Completion, Engine, EngineOutput, Journal
+from serving.contracts import Caller, ChatAnswer, Completion, EngineOutput
 from serving.errors import NoRoom, Overloaded, RequestRefused, UnknownModel
 from serving.meter import Meter
+from serving.ports import Engine, Journal
 from serving.reply import Reply, unrateable
 from serving.settings import ServingSettings
 from serving.shelf import Shelf

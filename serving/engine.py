@@ -37,8 +37,9 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from serving import cpu_lora, machine
 from serving.adapters import base_fingerprint, tokenizer_fingerprint
 from serving.base_model import linear_layers
-from serving.contracts import BASE, Answer, ChatAnswer, OnEnded, OnSampled, Outcome, unseen
+from serving.contracts import BASE, Answer, ChatAnswer, Outcome
 from serving.errors import AdapterRefused, RequestRefused
+from serving.ports import OnEnded, OnSampled, unseen
 from serving.recorder import Recorder
 from serving.requests import MAX_LOGPROBS
 from serving.settings import ServingSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from serving.contracts import Journal
+from serving.ports import Journal
 
 # Longer than any load. What a replica that dies has leased is kept so much longer than needed, and that harms nobody.
 LEASE_SECONDS = 600.0

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from serving.contracts import Engine, Probed
+from serving.contracts import Probed
 from serving.meter import Meter
+from serving.ports import Engine
 from serving.shelf import Shelf
 
 SECONDS_BETWEEN = 5.0

@@ -19,9 +19,7 @@ from serving.contracts import (
     Ask,
     Caller,
     ChatAnswer,
-    Engine,
     Exposed,
-    Journal,
     Prepared,
     Probed,
     ReplicaStatus,
@@ -31,6 +29,7 @@ from serving.contracts import (
 )
 from serving.desk import Desk
 from serving.meter import Meter
+from serving.ports import Engine, Journal
 from serving.probe import Probe
 from serving.settings import ServingSettings
 from serving.shelf import Shelf

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from serving.catalogue import Catalogue
-from serving.contracts import BASE, ROUTED, AdapterFiles, Engine, Journal, Route
+from serving.contracts import BASE, ROUTED, AdapterFiles, Route
 from serving.errors import AdapterRefused, NoRoom, RequestRefused, UnknownModel
 from serving.faults import Faults
 from serving.leases import Leases
 from serving.meter import Meter
 from serving.pins import Pin
+from serving.ports import Engine, Journal
 from serving.routing import draw
 from serving.settings import ServingSettings
 from serving.stock import Stock

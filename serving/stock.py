@@ -9,9 +9,10 @@ import asyncio
 from pathlib import Path
 
 from serving.adapters import verify
-from serving.contracts import AdapterFiles, Engine
+from serving.contracts import AdapterFiles
 from serving.copies import Copies, Copy
 from serving.meter import Meter
+from serving.ports import Engine
 
 
 class Stock:

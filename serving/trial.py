@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import TypeVar
 
-from serving.contracts import AdapterFiles, Answer, Ask, Engine, EngineOutput, Said, Sampled, Scores
+from serving.contracts import AdapterFiles, Answer, Ask, EngineOutput, Said, Sampled, Scores
 from serving.errors import RequestRefused
+from serving.ports import Engine
 from serving.shelf import Shelf
 
 T = TypeVar("T")

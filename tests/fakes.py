@@ -12,24 +12,12 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from serving.contracts import (
-    BASE,
-    AdapterFiles,
-    Answer,
-    ChatAnswer,
-    Choice,
-    Completion,
-    EngineOutput,
-    OnEnded,
-    OnSampled,
-    Outcome,
-    Route,
-    unseen,
-)
+from serving.contracts import BASE, AdapterFiles, Answer, ChatAnswer, Choice, Completion, EngineOutput, Outcome, Route
 from serving.errors import (
     AdapterRefused,
     RequestRefused,
 )
+from serving.ports import OnEnded, OnSampled, unseen
 from tests.adapter_files import FINGERPRINTS
 
 EOS = 2

@@ -20,7 +20,8 @@ from service.postgres.embedded import EmbeddedDatabase
 from service.postgres.sessions import Sessions
 from service.store.database import migrate
 from service.store.store import Store
-from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput, Journal, OnEnded, OnSampled, unseen
+from serving.contracts import Caller, ChatAnswer, Choice, EngineOutput
+from serving.ports import Journal, OnEnded, OnSampled, unseen
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.fakes import FakeEngine, FakeJournal

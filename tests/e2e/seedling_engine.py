@@ -20,8 +20,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from serving.contracts import BASE, Answer, ChatAnswer, Choice, EngineOutput, OnEnded, OnSampled, unseen
+from serving.contracts import BASE, Answer, ChatAnswer, Choice, EngineOutput
 from serving.errors import AdapterRefused
+from serving.ports import OnEnded, OnSampled, unseen
 from training.fingerprints import fingerprints
 from training.seedling import END, PAD
 

@@ -7,9 +7,10 @@ from typing import Any
 import pydantic
 import pytest
 
-from serving.contracts import Base, Engine
+from serving.contracts import Base
 from serving.deployment import scaling, started
 from serving.errors import BaseRefused
+from serving.ports import Engine
 from serving.settings import ServingSettings
 from tests.adapter_files import FINGERPRINTS
 from tests.fakes import FakeEngine

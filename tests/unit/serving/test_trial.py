@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from serving.contracts import BASE, AdapterFiles, Ask, ChatAnswer, OnEnded, OnSampled, Route, unseen
+from serving.contracts import BASE, AdapterFiles, Ask, ChatAnswer, Route
 from serving.errors import AdapterRefused, UnknownModel
+from serving.ports import OnEnded, OnSampled, unseen
 from serving.replica import Replica
 from serving.settings import ServingSettings
 from tests.adapter_files import flip_byte, write_adapter
