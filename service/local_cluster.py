@@ -21,7 +21,7 @@ from ray import serve
 from service import leftovers
 from service.app import Blueprint, chat, operations
 from service.settings import ServerSettings
-from serving import ingress
+from serving import ingress, machine
 from serving.deployment import APPLICATION
 
 NAMESPACE = "heliotrope"
@@ -48,7 +48,7 @@ def cluster(state: Path, server: ServerSettings, *, cpus: int, drain_seconds: fl
     """
     with (
         leftovers.short_folder(state) as folder,
-        _variables(ENVIRONMENT, ingress.environment(server.ingress, folder, drain_seconds)),
+        _variables(ENVIRONMENT, ingress.environment(server.ingress, folder, drain_seconds) | machine.sockets(folder)),
     ):
         try:
             ray.init(

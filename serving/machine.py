@@ -87,6 +87,11 @@ def environment(settings: ServingSettings, cache: str, *, gpu: bool) -> dict[str
     }
 
 
+def sockets(folder: Path) -> dict[str, str]:
+    """For the process that starts Ray. Engines put their sockets into `folder` and leave them there; its path is short."""
+    return {"VLLM_RPC_BASE_PATH": str(folder)}
+
+
 def _engines(settings: ServingSettings) -> int:
     """That may share this machine; where replicas have machines of their own, `cpu_threads` and `kv_cache_gib` say."""
     return max(settings.replicas, settings.max_replicas or 1)

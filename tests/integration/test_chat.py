@@ -138,3 +138,8 @@ def test_keys_open_only_their_own_doors(service: Service) -> None:
 def test_the_engines_own_routes_are_not_reachable(service: Service) -> None:
     for path in ("/v1/load_lora_adapter", "/invocations", "/tokenize", "/metrics", "/docs", "/openapi.json"):
         assert service.app.post(path, json={}).status_code in (404, 405), path
+
+
+def test_the_sockets_that_engines_leave_lie_in_a_folder_that_goes_with_the_service(service: Service) -> None:
+    folder = (service.state / "short").readlink()
+    assert any(each.is_socket() for each in folder.iterdir())
