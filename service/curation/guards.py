@@ -38,9 +38,7 @@ class Context:
 class Selection:
     kept: list[Pair]  # sorted by id, each with its weight
     left_out: dict[str, LeftOut]  # pair id -> why
-    settled: dict[
-        str, str
-    ]  # of them, what says the same and the minority: pair id -> id of the kept pair that prevailed
+    settled: dict[str, str]  # of them: pair id -> id of the kept pair that says the same, or has outvoted it
 
 
 def select(pairs: Sequence[Pair], settings: PreferenceSettings, context: Context) -> Selection:
