@@ -103,7 +103,7 @@ def _open(status: Status) -> Select[*tuple[Any, ...]]:
 
 
 def _taken(status: Status) -> Select[*tuple[Any, ...]]:
-    """Each once: a pair that was replayed is in several rounds. Duplicates were learned by none."""
+    """Each once: a pair that was replayed is in several rounds. What was settled was learned by none."""
     table = round_pairs.c
     served = func.coalesce(table.chosen_completion_id, table.rejected_completion_id)  # null: imported
     query = (

@@ -320,8 +320,8 @@ async def test_what_rounds_have_learned_is_told_from_what_is_open(
                                     f"VALUES ('{state}', 'tess', '0', '{{}}')"))  # fmt: skip
         taken = "INSERT INTO round_pairs (round, pair_id, split, source, votes) SELECT n, :id, 'train', 'import', '{}'"
         connection.execute(text(f"{taken} FROM rounds WHERE state = 'promoted'"), {"id": learned})
-        double = taken.replace("'train'", "'duplicate'")
-        connection.execute(text(f"{double} FROM rounds WHERE state = 'promoted'"), {"id": kept(database_engine)[2].id})
+        settled = taken.replace("'train'", "'settled'")
+        connection.execute(text(f"{settled} FROM rounds WHERE state = 'promoted'"), {"id": kept(database_engine)[2].id})
         failed = {"id": kept(database_engine)[1].id}
         connection.execute(text(f"{taken} FROM rounds WHERE state = 'failed'"), failed)
 
