@@ -86,10 +86,22 @@ def free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0)
 
 
-async def given_back(before: float) -> None:
-    """Returns when as many CPUs are free as before."""
-    while free_cpus() != before:  # noqa: ASYNC110  Ray tells nobody when resources become free
+async def given_back(idle: float) -> None:
+    """Returns when as many CPUs are free as without an attempt."""
+    while free_cpus() != idle:  # noqa: ASYNC110  Ray tells nobody when resources become free
         await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def idle(ray_cluster: object) -> float:
+    """CPUs that are free while there is no attempt."""
+    return free_cpus()
+
+
+@pytest.fixture(autouse=True)
+async def nothing_reserved(idle: float) -> None:
+    """Ray tells of what the attempt before gave back a moment after that has ended: too late for who counts at once."""
+    await given_back(idle)
 
 
 def pid_of(actor_class: str) -> int:
@@ -189,30 +201,32 @@ async def test_a_failure_is_told_in_one_line(make_spec: MakeSpec) -> None:
     await ATTEMPTS.stop(spec)
 
 
-async def test_stopping_ends_the_workers_and_gives_back_what_they_reserved(make_spec: MakeSpec) -> None:
-    spec, before = make_spec(**LONG), free_cpus()
+async def test_stopping_ends_the_workers_and_gives_back_what_they_reserved(make_spec: MakeSpec, idle: float) -> None:
+    spec = make_spec(**LONG)
     await ATTEMPTS.start(spec)
     await watch(spec, stepping)
-    while free_cpus() == before:  # noqa: ASYNC110  Ray tells of it a moment later
+    while free_cpus() == idle:  # noqa: ASYNC110  Ray tells of it a moment later
         await asyncio.sleep(0.1)
     worker = psutil.Process(pid_of("RayTrainWorker"))
     await ATTEMPTS.stop(spec)
     assert (await ATTEMPTS.poll(spec, since=0)).state == "absent"
-    await given_back(before)
+    await given_back(idle)
     _, alive = await asyncio.to_thread(psutil.wait_procs, [worker], 60)  # it ends a moment after its reservation
     assert not alive
     assert not (Path(spec.out) / "adapter").exists()
     await ATTEMPTS.stop(spec)  # stopping what is absent is fine
 
 
-async def test_an_attempt_whose_process_dies_is_absent_and_leaves_nothing_reserved(make_spec: MakeSpec) -> None:
-    spec, before = make_spec(**LONG), free_cpus()
+async def test_an_attempt_whose_process_dies_is_absent_and_leaves_nothing_reserved(
+    make_spec: MakeSpec, idle: float
+) -> None:
+    spec = make_spec(**LONG)
     await ATTEMPTS.start(spec)
     await watch(spec, stepping)
     os.kill(pid_of("Attempt"), signal.SIGKILL)
     await watch(spec, lambda status, _: status.state == "absent")
     await ATTEMPTS.stop(spec)
-    await given_back(before)
+    await given_back(idle)
 
 
 async def kill_a_worker(spec: RoundSpec, after_steps: int) -> None:
@@ -222,9 +236,9 @@ async def kill_a_worker(spec: RoundSpec, after_steps: int) -> None:
 
 
 async def test_a_worker_that_dies_is_started_again_and_the_adapter_is_the_same(
-    make_spec: MakeSpec, tmp_path: Path
+    make_spec: MakeSpec, tmp_path: Path, idle: float
 ) -> None:
-    spec, before = make_spec(epochs=40, seconds_between_checkpoints=0), free_cpus()
+    spec = make_spec(epochs=40, seconds_between_checkpoints=0)
     await ATTEMPTS.start(spec)
     await kill_a_worker(spec, after_steps=1)
     report, progress = await finish(spec)
@@ -232,11 +246,13 @@ async def test_a_worker_that_dies_is_started_again_and_the_adapter_is_the_same(
     assert report.resumed_from is not None and report.resumed_from >= 1
     assert [step.step for step in report.steps] == list(range(1, 121))
     assert report.adapter_digest == alone(spec, tmp_path / "alone").adapter_digest
-    await given_back(before)
+    await given_back(idle)
 
 
-async def test_a_worker_that_dies_once_too_often_fails_the_attempt_with_its_reason(make_spec: MakeSpec) -> None:
-    spec, before = make_spec(**LONG, restarts=0), free_cpus()
+async def test_a_worker_that_dies_once_too_often_fails_the_attempt_with_its_reason(
+    make_spec: MakeSpec, idle: float
+) -> None:
+    spec = make_spec(**LONG, restarts=0)
     await ATTEMPTS.start(spec)
     await kill_a_worker(spec, after_steps=1)
     status, _ = await watch(spec, ended)
@@ -245,7 +261,7 @@ async def test_a_worker_that_dies_once_too_often_fails_the_attempt_with_its_reas
     assert "died" in status.failure
     assert status.retryable
     await ATTEMPTS.stop(spec)
-    await given_back(before)
+    await given_back(idle)
 
 
 async def test_a_base_that_is_sharded_over_two_workers_trains_as_a_whole_one(
