@@ -52,6 +52,14 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What the last round that took an answer has learned of it, or may."""
+
+    rating: Rating  # up: it was preferred
+    asked_at: datetime  # when that round was
+
+
+@dataclass(frozen=True)
 class PromptVotes:
     """All effective votes on the answers to one rendered prompt of one app, and what else bears on them."""
 
@@ -61,8 +69,7 @@ class PromptVotes:
     single_turn: bool
     votes: tuple[Vote, ...]
     answers: Mapping[ChoiceKey, Answered]  # that the votes speak of; one that is missing is stored no more
-    # In pairs made of ratings, and thumbs, of rounds; each with when the last of these rounds was asked for.
-    learned_choices: Mapping[ChoiceKey, datetime] = field(default_factory=dict)
+    learned_choices: Mapping[ChoiceKey, Learned] = field(default_factory=dict)  # in pairs made of ratings, and thumbs
     learned_pairs: frozenset[str] = frozenset()  # ids of pairs in rounds
     dropped: frozenset[int] = frozenset()  # seq of votes that an operator dropped from quarantine
     question: str = ""  # content of the last user message: by it prompts of one app differ, whatever they share
@@ -94,33 +101,19 @@ def wordings(answers: Iterable[Answered]) -> dict[ChoiceKey, str]:
     return {one.key: of_tokens.setdefault(one.token_ids, (one.text or "").strip()) for one in answers}
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """What rounds have learned of ratings, for the votes that were outvoted there: no later round asks them again."""
-
-    wordings: Mapping[ChoiceKey, str]
-    asked_at: Mapping[tuple[str, Rating | None], datetime]  # (wording, rating) -> of the last round that learned it
-
-    @classmethod
-    def of(cls, prompt: PromptVotes) -> _Learned:
-        ratings = [vote for vote in prompt.votes if vote.kind is Kind.RATING]
-        rated = sorted({vote.choice for vote in ratings} & prompt.answers.keys())
-        said = wordings(prompt.answers[key] for key in rated if prompt.answers[key].fault is None)
-        asked_at: dict[tuple[str, Rating | None], datetime] = {}
-        for vote in ratings:
-            at = prompt.learned_choices.get(vote.choice)
-            if at is not None and vote.choice in said:
-                about = (said[vote.choice], vote.rating)
-                asked_at[about] = max(at, asked_at.get(about, at))
-        return cls(said, asked_at)
-
-    def outvoted(self, vote: Vote) -> bool:
-        """Was it there when a round learned the opposite of this very answer? What is said later is new."""
-        if vote.kind is not Kind.RATING or vote.choice not in self.wordings:
-            return False
-        opposite = Rating.DOWN if vote.rating is Rating.UP else Rating.UP
-        asked_at = self.asked_at.get((self.wordings[vote.choice], opposite))
-        return asked_at is not None and vote.voted_at <= asked_at
+def _outvoted(prompt: PromptVotes) -> set[int]:
+    """The seq of ratings that were there when a round learned the opposite of the very same answer: no later round asks
+    them again. What is said after it is new."""
+    ratings = [vote for vote in prompt.votes if vote.kind is Kind.RATING]
+    rated = sorted({vote.choice for vote in ratings} & prompt.answers.keys())
+    said = wordings(prompt.answers[key] for key in rated if prompt.answers[key].fault is None)
+    asked_at: dict[tuple[str, Rating | None], datetime] = {}
+    for key, wording in said.items():
+        if (learned := prompt.learned_choices.get(key)) is not None:
+            about = (wording, Rating.DOWN if learned.rating is Rating.UP else Rating.UP)
+            asked_at[about] = max(learned.asked_at, asked_at.get(about, learned.asked_at))
+    against = [(vote, asked_at.get((said[vote.choice], vote.rating))) for vote in ratings if vote.choice in said]
+    return {vote.seq for vote, at in against if at is not None and vote.voted_at <= at}
 
 
 def admitted(prompt: PromptVotes) -> tuple[list[Ballot], Reasons]:
@@ -148,9 +141,9 @@ def admitted(prompt: PromptVotes) -> tuple[list[Ballot], Reasons]:
 def _latest(prompt: PromptVotes, reasons: Reasons) -> list[Ballot]:
     """One ballot of each person, kind and thing that it is about."""
     latest: dict[tuple[object, ...], Ballot] = {}
-    learned = _Learned.of(prompt)
+    outvoted = _outvoted(prompt)
     for vote in sorted(prompt.votes, key=lambda vote: vote.seq):
-        reason = _inadmissible(vote, prompt) or (LeftOut.CONTRADICTED if learned.outvoted(vote) else None)
+        reason = _inadmissible(vote, prompt) or (LeftOut.CONTRADICTED if vote.seq in outvoted else None)
         if reason is not None:
             reasons[vote.seq] = reason
             continue

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.elements import ColumnElement
 
 from service.contracts import RoundState
+from service.curation.ballots import Learned
 from service.digest import content_digest
 from service.errors import Conflict, NotFound
 from service.pairs import Pair, Source
@@ -36,7 +37,7 @@ from service.postgres.sessions import Sessions
 from service.preferences import voter
 from service.store import audit
 from service.store.tables import completions, feedback, imported_pairs, round_pairs, rounds, stale_prompts
-from service.votes import ChoiceKey
+from service.votes import ChoiceKey, Rating
 from training.contracts import HELD_OUT, TRAIN
 
 SETTLED = "settled"  # the split of a pair that is neither learned nor held out, beside TRAIN and HELD_OUT
@@ -140,9 +141,9 @@ async def used_up_among(connection: AsyncConnection, pair_ids: Sequence[str]) ->
 
 async def used_up_of(
     connection: AsyncConnection, completion_ids: Collection[str]
-) -> tuple[dict[ChoiceKey, datetime], set[str]]:
-    """What rounds have used up, or may, of these completions: the answers in pairs made of ratings, each with when the
-    last of these rounds was asked for, and the ids of all pairs."""
+) -> tuple[dict[ChoiceKey, Learned], set[str]]:
+    """What rounds have used up, or may, of these completions: the answers in pairs made of ratings, and the ids of all
+    pairs."""
     ids = any_(texts(sorted(completion_ids)))
     sides = [(round_pairs.c[f"{s}_completion_id"], round_pairs.c[f"{s}_choice_index"]) for s in ("chosen", "rejected")]
     found = await connection.execute(
@@ -151,12 +152,13 @@ async def used_up_of(
         .where(counts(), or_(*(completion_id == ids for completion_id, _ in sides)))
         .order_by(rounds.c.created_at)
     )
-    choices: dict[ChoiceKey, datetime] = {}
+    choices: dict[ChoiceKey, Learned] = {}
     pair_ids: set[str] = set()
     for pair_id, source, asked_at, *keys in found:
         pair_ids.add(pair_id)
         if source in _OF_RATINGS:
-            choices |= {key: asked_at for key in (choice_key(*keys[:2]), choice_key(*keys[2:])) if key is not None}
+            sides_of_pair = {Rating.UP: choice_key(*keys[:2]), Rating.DOWN: choice_key(*keys[2:])}
+            choices |= {key: Learned(rating, asked_at) for rating, key in sides_of_pair.items() if key is not None}
     return choices, pair_ids
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.curation.ballots import Learned
 from service.curation.guards import Context, Selection, select
 from service.curation.settings import PreferenceSettings
 from service.pairs import ImportedPair, LeftOut, Pair, Source
@@ -75,7 +76,7 @@ def test_an_unusable_vote_is_left_out_with_its_reason_and_its_partner_is_a_singl
     fields: dict[str, Any], reason: LeftOut
 ) -> None:
     casts = [thumb(1, UP, "good", **fields), thumb(2, DOWN, "bad")]
-    matched = match_of(*casts, learned_choices={("learned", 0): BEGIN})
+    matched = match_of(*casts, learned_choices={("learned", 0): Learned(UP, BEGIN)})
     assert sides(matched) == [(None, "c2")]
     assert [pair.source for pair in matched.pairs] == [Source.THUMB]
     assert reasons(matched) == {1: reason}
@@ -93,10 +94,21 @@ def test_who_was_outvoted_where_a_round_learned_has_lost_and_who_votes_after_it_
     casts = [thumb(1, UP, "same"), thumb(2, UP, "same"), thumb(3, DOWN, "same"), thumb(4, DOWN, "bad")]
     later = [thumb(8, DOWN, "same"), thumb(9, DOWN, "same"), thumb(10, UP, "good")]
     asked_at = BEGIN + timedelta(seconds=5)
-    matched = match_of(*casts, *later, learned_choices={("c1", 0): asked_at, ("c4", 0): asked_at})
+    matched = match_of(
+        *casts, *later, learned_choices={("c1", 0): Learned(UP, asked_at), ("c4", 0): Learned(DOWN, asked_at)}
+    )
     assert sides(matched) == [("c10", "c8"), (None, "c9")]
     contradicted = dict.fromkeys((2, 3), LeftOut.CONTRADICTED)  # the third by what was learned, the second by new votes
     assert reasons(matched) == contradicted | dict.fromkeys((1, 4), LeftOut.ALREADY_LEARNED)
+
+
+def test_who_was_of_the_majority_has_not_lost_though_somebody_else_disliked_what_was_learned() -> None:
+    first, second = ("c1", 0), ("c2", 0)
+    casts = [thumb(1, UP, "same", key=first), thumb(2, UP, "same", key=second), thumb(3, DOWN, "same", key=first)]
+    asked_at = BEGIN + timedelta(seconds=5)
+    matched = match_of(*casts, learned_choices={first: Learned(UP, asked_at)})
+    assert sides(matched) == [("c2", None)]
+    assert reasons(matched) == dict.fromkeys((1, 3), LeftOut.ALREADY_LEARNED)
 
 
 def test_a_person_has_one_voice_in_the_majority_however_often_they_were_given_that_answer() -> None:

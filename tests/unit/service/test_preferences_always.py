@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.curation.ballots import Learned
 from service.curation.settings import PreferenceSettings
 from service.pairs import Pair, Source
 from service.preferences import (
@@ -27,6 +28,7 @@ from tests.prompt_votes import (
 # --- whatever people do -------------------------------------------------------------------------------
 
 LATER = BEGIN + timedelta(days=1)  # than all votes
+LEARNED = st.builds(Learned, st.sampled_from(Rating), st.sampled_from([BEGIN, LATER]))
 KEYS = [(completion, index) for completion in "abcd" for index in (0, 1)]
 ANSWERS = dict(zip(KEYS, ["x", "x", "y", "y ", "z", "", "w", "v"], strict=True))
 
@@ -62,7 +64,7 @@ def _prompts(draw: st.DrawFn) -> PromptVotes:
         single_turn=draw(st.booleans()),
         votes=tuple(votes.values()),
         answers=answers,
-        learned_choices=draw(st.dictionaries(st.sampled_from(KEYS), st.sampled_from([BEGIN, LATER]), max_size=2)),
+        learned_choices=draw(st.dictionaries(st.sampled_from(KEYS), LEARNED, max_size=2)),
         dropped=frozenset(vote.seq for vote in votes.values() if vote.held and vote.seq % 2),
     )
 
@@ -126,7 +128,7 @@ def test_what_was_learned_is_not_learned_again(
     choices = {key for pair in taken if pair.source in RATED for key in (pair.chosen, pair.rejected) if key is not None}
     fields = {name: getattr(prompt, name) for name in prompt.__dataclass_fields__}
     fields |= {
-        "learned_choices": dict(prompt.learned_choices) | dict.fromkeys(choices, LATER),
+        "learned_choices": dict(prompt.learned_choices) | dict.fromkeys(choices, Learned(Rating.UP, LATER)),
         "learned_pairs": frozenset(pair.id for pair in taken),
     }
     again = match(PromptVotes(**fields), settings)
