@@ -161,7 +161,8 @@ def _limits(plan: Plan) -> Iterator[str]:
     if plan.load.requests_per_second > BUSY * DELETED_A_SECOND:
         yield (
             f"retention deletes row by row, {BUSY * DELETED_A_SECOND:,.0f} completions a second beside such a load, and falls "
-            "behind. It would take a table that is partitioned by time and whose partitions are dropped, which the present schema is not"
+            "behind. It would take a table that is partitioned by time and whose partitions are dropped, which the present "
+            "schema is not"
         )
     if plan.seconds_kept < SECONDS_A_DAY:
         yield (

@@ -98,17 +98,8 @@ class EmbeddedDatabase:
         return self._answer() == _TAKES_CONNECTIONS
 
     def _answer(self) -> int:
-        command = [
-            program("pg_isready"),
-            "-q",
-            "-t",
-            str(ANSWER_TIMEOUT_SECONDS),
-            "-h",
-            str(self._sockets),
-            "-p",
-            PORT,
-            *_AS_SUPERUSER,
-        ]
+        patience = ("-q", "-t", str(ANSWER_TIMEOUT_SECONDS))
+        command = [program("pg_isready"), *patience, "-h", str(self._sockets), "-p", PORT, *_AS_SUPERUSER]
         return subprocess.run(command, env=environment(), check=False).returncode
 
     def _settled(self) -> int:
