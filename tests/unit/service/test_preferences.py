@@ -90,27 +90,6 @@ def test_the_majority_decides_about_the_very_same_answer_also_across_its_samples
     assert reasons(matched) == {2: LeftOut.CONTRADICTED}
 
 
-def test_who_was_outvoted_where_a_round_learned_has_lost_and_who_votes_after_it_is_heard() -> None:
-    casts = [thumb(1, UP, "same"), thumb(2, UP, "same"), thumb(3, DOWN, "same"), thumb(4, DOWN, "bad")]
-    later = [thumb(8, DOWN, "same"), thumb(9, DOWN, "same"), thumb(10, UP, "good")]
-    asked_at = BEGIN + timedelta(seconds=5)
-    matched = match_of(
-        *casts, *later, learned_choices={("c1", 0): Learned(UP, asked_at), ("c4", 0): Learned(DOWN, asked_at)}
-    )
-    assert sides(matched) == [("c10", "c8"), (None, "c9")]
-    contradicted = dict.fromkeys((2, 3), LeftOut.CONTRADICTED)  # the third by what was learned, the second by new votes
-    assert reasons(matched) == contradicted | dict.fromkeys((1, 4), LeftOut.ALREADY_LEARNED)
-
-
-def test_who_was_of_the_majority_has_not_lost_though_somebody_else_disliked_what_was_learned() -> None:
-    first, second = ("c1", 0), ("c2", 0)
-    casts = [thumb(1, UP, "same", key=first), thumb(2, UP, "same", key=second), thumb(3, DOWN, "same", key=first)]
-    asked_at = BEGIN + timedelta(seconds=5)
-    matched = match_of(*casts, learned_choices={first: Learned(UP, asked_at)})
-    assert sides(matched) == [("c2", None)]
-    assert reasons(matched) == dict.fromkeys((1, 3), LeftOut.ALREADY_LEARNED)
-
-
 def test_a_person_has_one_voice_in_the_majority_however_often_they_were_given_that_answer() -> None:
     casts = [thumb(seq, UP, "same", user="keen") for seq in range(1, 9)]
     casts += [thumb(9, DOWN, "same"), thumb(10, DOWN, "same"), thumb(11, UP, "good")]
