@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from service.errors import AdapterRejected, Unavailable
-from serving.contracts import BASE, AdapterFiles, Answer, Ask, Prepared, ReplicaStatus, Route, Sampled, Scores
+from serving.contracts import AdapterFiles, Answer, Ask, Prepared, ReplicaStatus, Route, Sampled, Scores
 from serving.errors import AdapterRefused, HostAbsent, HostError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ class Host(Protocol):
 
     async def flip(self, route: Route) -> list[ReplicaStatus]: ...
 
-    async def status(self) -> list[ReplicaStatus]: ...
+    async def reached(self) -> list[ReplicaStatus]:
+        """What those say whom a broadcast reaches; a replica that comes later holds what the route names then."""
+        ...
 
 
 class Fleet:
@@ -51,11 +53,9 @@ class Fleet:
         self._host = host
 
     async def holds(self, name: str) -> bool | None:
-        """Whether every replica holds the adapter already; None: they cannot say."""
-        if name == BASE:
-            return True
+        """Whether every replica holds the adapter, which the route names; None: they cannot say."""
         try:
-            replicas = await asyncio.wait_for(self._host.status(), PATIENCE_SECONDS)
+            replicas = await asyncio.wait_for(self._host.reached(), PATIENCE_SECONDS)
         except (HostError, TimeoutError):
             return None
         return bool(replicas) and all(name in replica.loaded for replica in replicas)

@@ -113,7 +113,7 @@ class Registry:
             _require_stable(route, expected_current)
             if name == route.stable:
                 return Switch(route)
-            seconds = 0.0 if await self._fleet.holds(name) else await self._prepare(name)
+            seconds = 0.0 if await self._is_held(name, route) else await self._prepare(name)
             return await self._answer_all(route, name, seconds, who=who, action="promote", reason=reason, fence=fence)
 
     async def rollback(
@@ -127,7 +127,8 @@ class Registry:
         """
         route = await self._store.route.read()
         target = _return_to(route, to, expected_current)
-        if await self._can_flip_to(target, route):
+        # A silent replica must not hold up the way back to what the route names, and what each should hold therefore.
+        if await self._is_held(target, route, by_the_silent=True):
             return await self._answer_all(route, target, 0.0, who=who, action="rollback", reason=reason)
         async with self._changing:
             route = await self._store.route.read()
@@ -135,10 +136,14 @@ class Registry:
             seconds = await self._prepare(target)
             return await self._answer_all(route, target, seconds, who=who, action="rollback", reason=reason)
 
-    async def _can_flip_to(self, target: str, route: Route) -> bool:
-        """A silent replica must not hold up the way back to what the route names, and what each should hold therefore."""
-        held = await self._fleet.holds(target)
-        return target in route.wanted() if held is None else held
+    async def _is_held(self, name: str, route: Route, *, by_the_silent: bool = False) -> bool:
+        """By every replica, and by each that comes meanwhile: so it is only of what the route names."""
+        if name == BASE:
+            return True
+        if name not in route.wanted():
+            return False
+        held = await self._fleet.holds(name)
+        return by_the_silent if held is None else held
 
     async def split(
         self,

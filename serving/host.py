@@ -14,7 +14,6 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ServeStatus
 
 from serving.contracts import (
     AdapterFiles,
@@ -29,6 +28,7 @@ from serving.contracts import (
     Sampled,
     Scores,
 )
+from serving.controller import Controller
 from serving.deployment import APPLICATION, DEPLOYMENT
 from serving.errors import AdapterRefused, AdapterUnreachable, HostAbsent, HostError, NoRoom
 
@@ -44,7 +44,7 @@ class PolicyHost:
 
     def __init__(self) -> None:
         self._handle: DeploymentHandle | None = None
-        self._asking: asyncio.Task[ServeStatus] | None = None  # Serve's controller; on the head, which may be away
+        self._running = Controller(WORD_SECONDS).running
 
     async def prepare(self, name: str) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError`, and then `abandon` it."""
@@ -74,6 +74,11 @@ class PolicyHost:
         """Every replica that hears of it. The others poll, so nothing is compared and no time is lost."""
         return await self._broadcast("flip", route)
 
+    async def reached(self) -> list[ReplicaStatus]:
+        """What those say whom a broadcast reaches: one that comes later reads the route itself. Serve's controller is
+        not asked, which has much to do and takes longer than they do."""
+        return await self._broadcast("status")
+
     async def status(self) -> list[ReplicaStatus]:
         """Raises `HostError` when a replica is silent, or none is there yet."""
         expected, answers = await asyncio.gather(self._running(), self._broadcast("status"))
@@ -97,16 +102,6 @@ class PolicyHost:
         """Whether each replica still gets tokens out of its engine. Raises `HostError` when one is silent."""
         return await self._broadcast("probe", seconds=PROBE_SECONDS)
 
-    async def _running(self) -> int:
-        overview = await self._overview()
-        application = overview.applications.get(APPLICATION)
-        if application is None or DEPLOYMENT not in application.deployments:
-            raise HostAbsent("no replica runs yet")
-        running = int(application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0))  # type: ignore[call-overload]
-        if running == 0:
-            raise HostAbsent("no replica runs at the moment")
-        return running
-
     async def _one(self, method: str, *arguments: Any) -> Any:
         """What one replica answers. Raises `AdapterRefused` where it refuses the adapter, and says why.
 
@@ -123,24 +118,6 @@ class PolicyHost:
             if isinstance(cause, NoRoom | AdapterUnreachable):
                 raise HostAbsent(f"{method}: {cause}") from error
             raise HostError(f"{method}: {type(error).__name__}: {error}") from error
-
-    async def _overview(self) -> ServeStatus:
-        """What Serve's controller says. Raises `HostAbsent` when it is silent.
-
-        It is asked in a thread, which waits as long as the controller is silent: only one at a time, so that there is
-        still one for everything else.
-        """
-        try:
-            async with asyncio.timeout(WORD_SECONDS):
-                while self._asking is not None and not self._asking.done():
-                    await asyncio.wait([self._asking])
-                self._asking = asyncio.create_task(asyncio.to_thread(serve.status))
-                return await asyncio.shield(self._asking)
-        except (RayError, RayServeException, TimeoutError) as error:
-            raise HostAbsent(
-                f"Serve's controller does not say which replicas run ({type(error).__name__}): the head of the Ray "
-                "cluster is away or busy"
-            ) from error
 
     async def _broadcast(self, method: str, *arguments: Any, seconds: float = WORD_SECONDS) -> list[Any]:
         """What the living replicas answer. Raises `HostError` when one of them cannot or is silent."""

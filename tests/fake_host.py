@@ -75,6 +75,9 @@ class FakeHost:
         await self._happen(self.after, "flip")
         return answers
 
+    async def reached(self) -> list[ReplicaStatus]:
+        return await self.status()
+
     async def status(self) -> list[ReplicaStatus]:
         return [replica.status() for replica in self._listening()]
 

@@ -24,7 +24,7 @@ class RouteRow:
         self._sessions = sessions
 
     async def read(self) -> Route:
-        async with self._sessions.transaction() as connection:
+        async with self._sessions.statements() as connection:
             return _route((await connection.execute(select(*_COLUMNS))).one())
 
     async def change(

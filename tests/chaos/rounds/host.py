@@ -43,7 +43,7 @@ class RemoteHost:
     async def flip(self, route: Route) -> list[ReplicaStatus]:
         return await self._broadcast("flip", route)
 
-    async def status(self) -> list[ReplicaStatus]:
+    async def reached(self) -> list[ReplicaStatus]:
         answers: list[ReplicaStatus] = await self._broadcast("status")
         if not answers:
             raise HostAbsent("no replica runs at the moment")

@@ -95,7 +95,7 @@ async def _unlike(books: Books, host: RemoteHost) -> list[str]:
     """How replicas differ from the route, in the end."""
     until = time.monotonic() + _FOLLOW_SECONDS
     while True:
-        route, replicas = books.route(), await host.status()
+        route, replicas = books.route(), await host.reached()
         said = [(each.stable, each.generation, each.error) for each in replicas]
         if said == [(route.stable, route.generation, None)] * REPLICAS:
             return []

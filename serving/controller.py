@@ -1,0 +1,62 @@
+"""Serve's controller, and the one thing it is asked: how many replicas of the policy run.
+
+`serve.status` would say so too, but builds Serve's whole configuration anew from the answer, with classes pickled by
+value: 40 ms of the process that asks, in which it does nothing else. So the controller is asked as Serve's dashboard
+asks it, and one number is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+from serving.deployment import APPLICATION, DEPLOYMENT
+from serving.errors import HostAbsent
+
+_RUNNING = "RUNNING"
+
+
+class Controller:
+    """One per process: it keeps a handle. It runs on the head of the Ray cluster, which may be away."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._finding: asyncio.Task[Any] | None = None
+
+    async def running(self) -> int:
+        """Replicas that take requests. Raises `HostAbsent` when there is none, or when the controller is silent."""
+        applications = (await self._details())["applications"]
+        if DEPLOYMENT not in applications.get(APPLICATION, {"deployments": {}})["deployments"]:
+            raise HostAbsent("no replica runs yet")
+        replicas = applications[APPLICATION]["deployments"][DEPLOYMENT]["replicas"]
+        running = sum(replica["state"] == _RUNNING for replica in replicas)
+        if running == 0:
+            raise HostAbsent("no replica runs at the moment")
+        return running
+
+    async def _details(self) -> Mapping[str, Any]:
+        """In the shape of `ray.serve.schema.ServeInstanceDetails`."""
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await (await self._found()).get_serve_instance_details.remote()
+        except (RayError, ValueError, TimeoutError) as error:
+            if isinstance(error, ActorDiedError | ValueError):
+                self._finding = None  # there is none of that name now; another may come
+            raise HostAbsent(
+                f"Serve's controller does not say which replicas run ({type(error).__name__}): the head of the Ray "
+                "cluster is away or busy"
+            ) from error
+
+    async def _found(self) -> Any:
+        """Looked for in a thread, which waits as long as the head is silent: only one at a time, so that there is still
+        one for everything else."""
+        if self._finding is None:
+            self._finding = asyncio.create_task(
+                asyncio.to_thread(ray.get_actor, SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+            )
+        return await asyncio.shield(self._finding)
