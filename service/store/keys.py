@@ -7,6 +7,7 @@ for again (`known_keys.py`).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -33,6 +34,7 @@ class Keys:
     def __init__(self, sessions: Sessions, known: KnownKeys | None = None) -> None:
         self._sessions = sessions
         self._known = known or KnownKeys()
+        self._asking: dict[str, asyncio.Task[Key | None]] = {}  # by the digest of what was presented
 
     async def issue(self, role: Role, app: str, limits: LimitSettings = NO_LIMITS) -> tuple[Key, str]:
         """A new key and its text, which can never be shown again."""
@@ -67,8 +69,19 @@ class Keys:
         digest = _digest(presented)
         if (known := self._known.fresh(digest)) is not None:
             return known
+        return await asyncio.shield(self._asked(shape.group(1), digest))
+
+    def _asked(self, id: str, digest: str) -> asyncio.Task[Key | None]:
+        """One question for all who present the key meanwhile. After a pause many come at once, and if each asked, they
+        would take all connections and hold up one another."""
+        if digest not in self._asking:
+            task = self._asking[digest] = asyncio.create_task(self._ask(id, digest))
+            task.add_done_callback(lambda _: self._asking.pop(digest))
+        return self._asking[digest]
+
+    async def _ask(self, id: str, digest: str) -> Key | None:
         try:
-            key = await self._find(shape.group(1), digest)
+            key = await self._find(id, digest)
         except Unavailable:
             if (known := self._known.without_store(digest)) is None:
                 raise

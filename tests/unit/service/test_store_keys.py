@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, event, select
 
 from service.contracts import Role
 from service.errors import BadRequest, NotFound
@@ -99,4 +100,33 @@ async def test_a_key_that_another_process_revoked_soon_opens_nothing_here_either
     assert await here.verify(presented) is None
     now -= FRESH_SECONDS
     assert await here.verify(presented) is None
+    await sessions.close()
+
+
+async def test_many_who_present_the_same_key_at_once_ask_the_database_once(store: Store, database_url: str) -> None:
+    """A wave of requests after a pause would else take every connection."""
+    sessions, asked = Sessions(database_url), 0
+    here = Keys(sessions)
+    key, presented = await store.keys.issue(Role.APP, "shop")
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def count(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+
+    found = await asyncio.gather(*(here.verify(presented) for _ in range(32)))
+    event.remove(Engine, "before_cursor_execute", count)
+    await sessions.close()
+    assert found == [key] * 32
+    assert asked == 1
+
+
+async def test_one_who_gives_up_waiting_takes_the_answer_from_nobody(store: Store, database_url: str) -> None:
+    sessions = Sessions(database_url)
+    here = Keys(sessions)
+    key, presented = await store.keys.issue(Role.APP, "shop")
+    first, second = (asyncio.create_task(here.verify(presented)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == key
     await sessions.close()
