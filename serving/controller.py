@@ -1,7 +1,7 @@
 """Serve's controller, and the one thing it is asked: how many replicas of the policy run.
 
 `serve.status` would say so too, but builds Serve's whole configuration anew from the answer, with classes pickled by
-value: 40 ms of the process that asks, in which it does nothing else. So the controller is asked as Serve's dashboard
+value: some 35 ms of the process that asks, in which it does little else. So the controller is asked as Serve's dashboard
 asks it, and one number is read.
 """
 
