@@ -8,7 +8,7 @@ asks it, and one number is read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -21,11 +21,17 @@ from serving.errors import HostAbsent
 _RUNNING = "RUNNING"
 
 
+def _by_name() -> Any:
+    return ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+
+
 class Controller:
     """One per process: it keeps a handle. It runs on the head of the Ray cluster, which may be away."""
 
-    def __init__(self, patience_seconds: float) -> None:
+    def __init__(self, patience_seconds: float, find: Callable[[], Any] = _by_name) -> None:
+        """`find` gives the actor's handle, and blocks meanwhile; raises `ValueError` where there is none."""
         self._patience_seconds = patience_seconds
+        self._find = find
         self._finding: asyncio.Task[Any] | None = None
 
     async def running(self) -> int:
@@ -56,7 +62,5 @@ class Controller:
         """Looked for in a thread, which waits as long as the head is silent: only one at a time, so that there is still
         one for everything else."""
         if self._finding is None:
-            self._finding = asyncio.create_task(
-                asyncio.to_thread(ray.get_actor, SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
-            )
+            self._finding = asyncio.create_task(asyncio.to_thread(self._find))
         return await asyncio.shield(self._finding)
