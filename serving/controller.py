@@ -36,11 +36,10 @@ class Controller:
 
     async def running(self) -> int:
         """Replicas that take requests. Raises `HostAbsent` when there is none, or when the controller is silent."""
-        applications = (await self._details())["applications"]
-        if DEPLOYMENT not in applications.get(APPLICATION, {"deployments": {}})["deployments"]:
+        deployments = (await self._details())["applications"].get(APPLICATION, {}).get("deployments", {})
+        if DEPLOYMENT not in deployments:
             raise HostAbsent("no replica runs yet")
-        replicas = applications[APPLICATION]["deployments"][DEPLOYMENT]["replicas"]
-        running = sum(replica["state"] == _RUNNING for replica in replicas)
+        running = sum(replica["state"] == _RUNNING for replica in deployments[DEPLOYMENT]["replicas"])
         if running == 0:
             raise HostAbsent("no replica runs at the moment")
         return running
