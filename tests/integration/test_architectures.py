@@ -74,7 +74,7 @@ class OneReplica:
     async def flip(self, route: Route) -> list[ReplicaStatus]:
         return [await self._replica.flip(route)]
 
-    async def status(self) -> list[ReplicaStatus]:
+    async def reached(self) -> list[ReplicaStatus]:
         return [self._replica.status()]
 
 
