@@ -50,8 +50,8 @@ class Controller:
             async with asyncio.timeout(self._patience_seconds):
                 return await (await self._found()).get_serve_instance_details.remote()
         except (RayError, ValueError, TimeoutError) as error:
-            if isinstance(error, ActorDiedError | ValueError):
-                self._finding = None  # there is none of that name now; another may come
+            if isinstance(error, ActorDiedError):
+                self._finding = None  # another may come
             raise HostAbsent(
                 f"Serve's controller does not say which replicas run ({type(error).__name__}): the head of the Ray "
                 "cluster is away or busy"
@@ -60,6 +60,7 @@ class Controller:
     async def _found(self) -> Any:
         """Looked for in a thread, which waits as long as the head is silent: only one at a time, so that there is still
         one for everything else."""
-        if self._finding is None:
+        failed = self._finding is not None and self._finding.done() and self._finding.exception() is not None
+        if self._finding is None or failed:
             self._finding = asyncio.create_task(asyncio.to_thread(self._find))
         return await asyncio.shield(self._finding)

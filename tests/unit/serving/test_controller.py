@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RaySystemError
 
 from serving.controller import Controller
 from serving.errors import HostAbsent
@@ -94,17 +94,18 @@ async def test_a_controller_that_died_is_looked_for_again_and_one_that_is_away_i
     assert await controller.running() == 2
 
 
-async def test_where_serve_does_not_run_it_is_looked_for_again() -> None:
+@pytest.mark.parametrize("failure", [ValueError("no actor of that name"), RaySystemError("the head is away")])
+async def test_a_search_that_failed_is_begun_anew(failure: Exception) -> None:
     found = [FakeController("RUNNING")]
 
     def find() -> FakeController:
         if looked.is_set():
             return found[0]
         looked.set()
-        raise ValueError("no actor of that name")
+        raise failure
 
     looked = threading.Event()
     controller = Controller(1.0, find)
-    with pytest.raises(HostAbsent, match="ValueError"):
+    with pytest.raises(HostAbsent, match=type(failure).__name__):
         await controller.running()
     assert await controller.running() == 1
