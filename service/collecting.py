@@ -79,7 +79,7 @@ class Collector:
     async def guard(self, open: Open, now: datetime) -> Selection:
         """Which of the open pairs count, for a round that was created then."""
         stable = (await self._store.route.read()).stable
-        context = Context(now, behind(stable, await self._store.adapters.list()), open.counted, self._frozen)
+        context = Context(now, behind(stable, await self._store.adapters.parents()), open.counted, self._frozen)
         return await asyncio.to_thread(select, open.pairs, self._settings.preferences, context)
 
     async def collect(self, round: Round, found: Found, parent: str) -> Collection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from service.contracts import Adapter
 from serving.contracts import BASE
@@ -10,34 +10,46 @@ from serving.contracts import BASE
 
 def ancestry(name: str, adapters: Collection[Adapter]) -> list[int]:
     """The rounds that made the adapter what it is, its own first. Those it only came through from outside are none."""
-    return [a.round for a in _line(name, adapters) if a.added_by is None and a.round is not None]
+    known = {adapter.name: adapter for adapter in adapters}
+    line = (known[ancestor] for ancestor in _line(name, _parents(adapters)))
+    return [a.round for a in line if a.added_by is None and a.round is not None]
 
 
-def behind(name: str, adapters: Collection[Adapter]) -> dict[str, int]:
+def behind(name: str, parents: Mapping[str, str]) -> dict[str, int]:
     """Of every adapter, how many came into the line of `name` since: 0 for `name` itself, the most for the base.
 
     What counts is descent, not the calendar: after a rollback the adapter that answers again is the newest there is. An
     adapter that is no ancestor, such as one that was rolled back, stands where its line leaves that of `name`.
+    `parents`: what each adapter continues. Each is looked at once, for it is asked after every swap.
     """
-    line = [adapter.name for adapter in _line(name, adapters)]
-    steps = {ancestor: distance for distance, ancestor in enumerate([*line, BASE])}
-    return steps | {
-        adapter.name: next((steps[a.name] for a in _line(adapter.name, adapters) if a.name in steps), steps[BASE])
-        for adapter in adapters
-        if adapter.name not in steps
-    }
+    steps = {ancestor: distance for distance, ancestor in enumerate([*_line(name, parents), BASE])}
+    for adapter in parents:
+        aside = list[str]()
+        leaves = BASE
+        for one in _line(adapter, parents):
+            if one in steps:
+                leaves = one
+                break
+            aside.append(one)
+        steps |= dict.fromkeys(aside, steps[leaves])
+    return steps
 
 
 def descendants(rounds: Collection[int], adapters: Collection[Adapter]) -> tuple[str, ...]:
     """The adapters that one of these rounds trained, and all that continue one of those; in the order of their making."""
-    trained = {a.name for a in adapters if a.added_by is None and a.round in rounds}
-    tainted = [a for a in adapters if trained & {ancestor.name for ancestor in _line(a.name, adapters)}]
+    trained, parents = {a.name for a in adapters if a.added_by is None and a.round in rounds}, _parents(adapters)
+    tainted = [a for a in adapters if not trained.isdisjoint(_line(a.name, parents))]
     return tuple(a.name for a in sorted(tainted, key=lambda a: a.ordinal))
 
 
-def _line(name: str, adapters: Collection[Adapter]) -> Iterator[Adapter]:
+def _parents(adapters: Collection[Adapter]) -> dict[str, str]:
+    return {adapter.name: adapter.parent for adapter in adapters}
+
+
+def _line(name: str, parents: Mapping[str, str]) -> Iterator[str]:
     """The adapter, what it continues, and so on; without the base."""
-    known = {adapter.name: adapter for adapter in adapters}
-    while (adapter := known.pop(name, None)) is not None:  # each once: a parent that was made up leads nowhere
-        yield adapter
-        name = adapter.parent
+    seen = set[str]()
+    while name in parents and name not in seen:  # each once: a parent that was made up leads nowhere
+        yield name
+        seen.add(name)
+        name = parents[name]

@@ -87,6 +87,12 @@ class Adapters:
             found = await connection.execute(select(adapters).order_by(adapters.c.ordinal.desc()))
             return tuple(_adapter(row) for row in found)
 
+    async def parents(self) -> dict[str, str]:
+        """What each continues, those whose files are gone too: an adapter, or the base."""
+        async with self._sessions.statements() as connection:
+            found = await connection.execute(select(adapters.c.name, adapters.c.parent))
+            return {row.name: row.parent for row in found}
+
     async def published(self) -> frozenset[str]:
         """The names of those whose files are kept."""
         async with self._sessions.transaction() as connection:

@@ -16,7 +16,7 @@ def _adapter(name: str, parent: str, round: int | None, added_by: str | None = N
     )  # fmt: skip
 
 
-LINE = [_adapter("one", BASE, 1), _adapter("two", "one", 2), _adapter("three", "two", 3)]
+PARENTS = {"one": BASE, "two": "one", "three": "two"}
 
 
 def test_an_adapter_is_made_of_its_own_rounds_alone() -> None:
@@ -31,15 +31,14 @@ def test_an_adapter_is_made_of_its_own_rounds_alone() -> None:
 
 
 def test_an_answer_is_as_old_as_the_steps_from_its_adapter_to_the_one_that_answers() -> None:
-    assert behind("three", LINE) == {"three": 0, "two": 1, "one": 2, BASE: 3}
-    assert behind(BASE, []) == {BASE: 0}
+    assert behind("three", PARENTS) == {"three": 0, "two": 1, "one": 2, BASE: 3}
+    assert behind(BASE, {}) == {BASE: 0}
 
 
 def test_after_a_rollback_what_answers_again_is_the_newest() -> None:
-    assert behind("one", LINE) == {"one": 0, BASE: 1, "two": 0, "three": 0}, "those taken back stand where they left"
+    assert behind("one", PARENTS) == {"one": 0, BASE: 1, "two": 0, "three": 0}, "those taken back stand where they left"
 
 
 def test_what_is_no_ancestor_stands_where_its_line_leaves() -> None:
-    aside = [*LINE, _adapter("aside", "one", 4), _adapter("on", "aside", 5), _adapter("outside", "unknown", 6)]
-    known = behind("three", aside)
-    assert (known["aside"], known["on"], known["outside"]) == (2, 2, 3)
+    known = behind("three", {"on": "aside", **PARENTS, "aside": "one", "outside": "unknown", "circle": "circle"})
+    assert (known["aside"], known["on"], known["outside"], known["circle"]) == (2, 2, 3, 3)

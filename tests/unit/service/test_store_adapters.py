@@ -42,6 +42,7 @@ async def test_a_published_adapter_is_found_and_listed_newest_first(store: Store
         await store.adapters.publish(adapter, fence=None)
     assert await store.adapters.get(first.name) == first
     assert await store.adapters.list() == (second, first)
+    assert await store.adapters.parents() == {first.name: first.parent, second.name: second.parent}
 
 
 async def test_publishing_the_same_files_again_changes_nothing(store: Store) -> None:
