@@ -96,10 +96,11 @@ class Overview:
         return waiting <= QUICK_VOTES
 
     def _state(self, standing: Standing) -> str:
-        """All that guards go by, in short. Pairs grow old by themselves: where that matters, a minute makes a state."""
+        """All that guards go by, in short. Where it matters, a swap makes a state, and a minute: pairs grow old by themselves."""
         settings = self._settings.preferences
+        swap = standing.route_generation if settings.go_by_the_route else None
         minute = int(standing.now.timestamp() // 60) if settings.max_age_days is not None else None
-        return content_digest([standing.generation, standing.route_generation, settings.model_dump(), minute])
+        return content_digest([standing.generation, swap, settings.model_dump(), minute])
 
 
 async def _for_ever(work: Callable[[], Awaitable[object]], rest: int) -> None:

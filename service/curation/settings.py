@@ -42,6 +42,11 @@ class PreferenceSettings(Section):
         default=1.0, ge=0.5, le=1, description="of the pairs, in which the longer answer may be the chosen one"
     )
 
+    @property
+    def go_by_the_route(self) -> bool:
+        """Does it matter to any guard which adapter answers now?"""
+        return self.max_adapters_behind is not None or self.staleness_half_life is not None
+
 
 class QuarantineSettings(Section):
     """Votes are held back when they come in a way that people do not vote in."""

@@ -167,6 +167,20 @@ async def test_what_guards_said_is_not_asked_again_until_something_changes(
     assert len(await _votes(operator, "&status=paired")) == 4
 
 
+@pytest.mark.parametrize(("guard", "left_out"), [({}, 2), ({"max_adapters_behind": 9}, 0)], ids=["none", "one"])
+async def test_a_swap_is_looked_at_only_by_guards_that_go_by_it(
+    store: Store, tmp_path: Path, database_engine: Engine, guard: dict[str, int], left_out: int
+) -> None:
+    small = await SmallService.start(store, tmp_path, sections={"preferences": guard})
+    operator = await small.operator()
+    await _pair(small, "first", user="ada")
+    assert len(await _votes(operator, "&status=paired")) == 2
+    with database_engine.begin() as connection:
+        connection.execute(text("UPDATE preference_pairs SET left_out = 'dictated'"))
+        connection.execute(text("UPDATE route SET generation = generation + 1"))
+    assert len(await _votes(operator, "&reason=dictated")) == left_out
+
+
 async def test_a_read_does_not_wait_until_very_much_is_matched_and_says_so(
     small: SmallService, operator: httpx.AsyncClient, database_engine: Engine
 ) -> None:
