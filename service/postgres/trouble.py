@@ -17,13 +17,13 @@ _CROWDED = ("too many clients", "too many connections", "connection slots")
 
 @contextmanager
 def connection_errors() -> Iterator[None]:
-    """Turns what SQLAlchemy raises about the connection or about a value into the service's own errors.
+    """Turns what SQLAlchemy and the driver raise about the connection or about a value into the service's own errors.
 
     Mistakes in statements stay as they are: those are ours.
     """
     try:
         yield
-    except exc.DataError as error:
+    except (exc.DataError, psycopg.DataError) as error:
         raise BadRequest(
             f"A value cannot be stored ({_first_line(error)}). Remove NUL characters and numbers out of range.",
             code="invalid_value",
@@ -34,7 +34,7 @@ def connection_errors() -> Iterator[None]:
         if not error.connection_invalidated and getattr(error.orig, "sqlstate", None) != _READ_ONLY:
             raise
         raise unavailable(error) from error
-    except psycopg.Error as error:  # of a driver that is used directly
+    except psycopg.Error as error:  # where the driver is used directly
         if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and error.sqlstate != _READ_ONLY:
             raise
         raise unavailable(error) from error

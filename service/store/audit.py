@@ -9,18 +9,27 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import cast, func, insert, literal, select
-from sqlalchemy.dialects.postgresql import JSONB
+from psycopg.types.json import Jsonb
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import AuditEntry
 from service.digest import content_digest
-from service.postgres.sessions import Sessions
+from service.postgres.sessions import Pipeline, Sessions, piped
 from service.store.audit_chain import GENESIS, Chain, entry_digest
 from service.store.tables import AUDIT_LOCK, audit
 
 PAGE = 1000  # entries that are read at once
 _PSEUDONYM_DIGITS = 16
+
+# Held until the transaction ends, it makes the order of `seq` that of the chain.
+_LOCK = "SELECT pg_advisory_xact_lock(%(lock)s)"
+# What is chained is what will be read again: the database writes some numbers in another way than they came.
+_BEFORE = "SELECT (SELECT digest FROM audit ORDER BY seq DESC LIMIT 1), %(detail)s::jsonb"
+_INSERT = """
+INSERT INTO audit (at, who, action, subject, detail, digest)
+VALUES (%(at)s, %(who)s, %(action)s, %(subject)s, %(detail)s, %(digest)s)
+"""
 
 
 class Audit:
@@ -66,20 +75,20 @@ class Audit:
 
 
 async def append(connection: AsyncConnection, *, who: str, action: str, subject: str, detail: dict[str, Any]) -> None:
-    """An entry in the transaction of the change it tells of: neither exists without the other.
+    """An entry in the transaction of the change it tells of: neither exists without the other."""
+    async with piped(connection) as pipeline:
+        await enter(pipeline, who=who, action=action, subject=subject, detail=detail)
 
-    Held until the transaction ends, the lock makes the order of `seq` that of the chain.
-    """
-    await connection.execute(select(func.pg_advisory_xact_lock(AUDIT_LOCK)))
-    last = select(audit.c.digest).order_by(audit.c.seq.desc()).limit(1).scalar_subquery()
-    # What is chained is what will be read again: the database writes some numbers in another way than they came.
-    found = await connection.execute(select(last.label("before"), cast(literal(detail, JSONB), JSONB).label("kept")))
-    before, kept = tuple[Any, ...](found.one())
-    at = datetime.now(UTC)
-    digest = entry_digest(before or GENESIS, at=at, who=who, action=action, subject=subject, detail=kept)
-    await connection.execute(
-        insert(audit).values(at=at, who=who, action=action, subject=subject, detail=kept, digest=digest)
-    )
+
+async def enter(pipeline: Pipeline, *, who: str, action: str, subject: str, detail: dict[str, Any]) -> None:
+    """As `append` does, where statements are piped already; the entry goes out with what comes behind it."""
+    await pipeline.execute(_LOCK, {"lock": AUDIT_LOCK})
+    found = await (await pipeline.execute(_BEFORE, {"detail": Jsonb(detail)})).fetchone()
+    assert found is not None, "it is one row, whatever there is"
+    before, kept = found
+    entry = {"at": datetime.now(UTC), "who": who, "action": action, "subject": subject}
+    digest = entry_digest(before or GENESIS, detail=kept, **entry)
+    await pipeline.execute(_INSERT, entry | {"detail": Jsonb(kept), "digest": digest})
 
 
 def pseudonym(user: str, app: str | None) -> str:

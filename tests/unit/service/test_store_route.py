@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.contracts import Adapter
-from service.errors import Conflict, NotFound, PreconditionFailed
+from service.errors import BadRequest, Conflict, NotFound, PreconditionFailed
 from service.store.store import Store
 from serving.contracts import Route
 
@@ -79,6 +79,13 @@ async def test_an_adapter_whose_files_were_deleted_cannot_be_served(store: Store
     with pytest.raises(Conflict, match=r"retention\.adapters_kept") as refused:
         await store.route.change(0, Route(generation=1, stable=SECOND, candidate=FIRST), **AUDITED)
     assert refused.value.code == "adapter_deleted"
+    assert (await store.route.read()).generation == 0
+
+
+async def test_a_reason_that_cannot_be_stored_is_refused_and_nothing_has_changed(store: Store) -> None:
+    with pytest.raises(BadRequest) as refused:
+        await store.route.change(0, Route(generation=1, stable=FIRST), **AUDITED | {"detail": {"reason": "a\0b"}})
+    assert refused.value.code == "invalid_value"
     assert (await store.route.read()).generation == 0
 
 
