@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.limiting.settings import NO_LIMITS, LimitSettings
 from service.parity import Parity
 from service.tuning import Tuning
+from serving.contracts import AdapterFiles
 
 
 class _Contract(BaseModel):
@@ -183,6 +184,10 @@ class Adapter(_Contract):
     verdict: Verdict | None
     created_at: datetime
     deleted_at: datetime | None = None  # its files are gone, and it can answer no more; None: they are kept
+
+    @property
+    def files(self) -> AdapterFiles:
+        return AdapterFiles(name=self.name, directory=self.directory, manifest_sha256=self.manifest_sha256)
 
 
 class PromoteBody(_Contract):

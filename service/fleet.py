@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 2.0  # with replicas that are asked what they hold; a rollbac
 class Host(Protocol):
     """All replicas of the policy; `serving.host.PolicyHost` in a cluster."""
 
-    async def prepare(self, name: str) -> list[Prepared]:
+    async def prepare(self, files: AdapterFiles) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError` when one does not."""
         ...
 
@@ -60,14 +60,14 @@ class Fleet:
             return None
         return bool(replicas) and all(name in replica.loaded for replica in replicas)
 
-    async def prepare(self, *names: str) -> None:
+    async def prepare(self, *adapters: AdapterFiles) -> None:
         """Every replica holds them when this returns; none holds one for it when it raises.
 
         Raises `AdapterRejected`, and `Unavailable` while no replica runs.
         """
-        async with self.trying(*names):
-            for name in names:
-                await self._host.prepare(name)
+        async with self.trying(*(files.name for files in adapters)):
+            for files in adapters:
+                await self._host.prepare(files)
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
         """Raises `AdapterRejected` where a replica refuses the adapter, and `Unavailable` where nobody could say."""

@@ -34,7 +34,7 @@ class StoreJournal:
             return None
         if adapter.deleted_at is not None:
             return None
-        return AdapterFiles(name=adapter.name, directory=adapter.directory, manifest_sha256=adapter.manifest_sha256)
+        return adapter.files
 
     async def published(self) -> frozenset[str]:
         return await self.store.adapters.published()

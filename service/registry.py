@@ -27,7 +27,7 @@ from service.shares import Split
 from service.store.adapters import gone
 from service.store.round_rows import Fence, StaleRound
 from service.store.store import Store
-from serving.contracts import BASE, Answer, Ask, Route, Sampled, Scores
+from serving.contracts import BASE, AdapterFiles, Answer, Ask, Route, Sampled, Scores
 from training.contracts import Fingerprints, RoundReport
 
 
@@ -182,12 +182,12 @@ class Registry:
     async def _prepare(self, *names: str) -> float:
         """Seconds it took. None is prepared unless all are sound."""
         began = time.monotonic()
-        for name in names:
-            await self._require_sound(name)
-        await self._fleet.prepare(*names)
+        sound = [await self._sound(name) for name in names]
+        await self._fleet.prepare(*sound)
         return time.monotonic() - began
 
-    async def _require_sound(self, name: str) -> None:
+    async def _sound(self, name: str) -> AdapterFiles:
+        """Its files, which are all there and as they were published. Raises what `promote` raises."""
         adapter = await self._store.adapters.get(name)
         if adapter.deleted_at is not None:
             raise gone(name, adapter.deleted_at)
@@ -195,6 +195,7 @@ class Registry:
             await asyncio.to_thread(
                 self._folder.verify, adapter.directory, name, manifest_sha256=adapter.manifest_sha256
             )
+        return adapter.files
 
     async def _parent_of(self, candidate: Candidate) -> str:
         """The adapter that an outsider says to continue, if it was published here; else it stands on the base."""

@@ -89,8 +89,8 @@ class Policy:
         heap.freeze()
         return app
 
-    async def prepare(self, name: str) -> Prepared:
-        return await self._replica.prepare(name)
+    async def prepare(self, files: AdapterFiles) -> Prepared:
+        return await self._replica.prepare(files)
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
         return await self._replica.score(files, answers)

@@ -46,11 +46,11 @@ class PolicyHost:
         self._handle: DeploymentHandle | None = None
         self._running = Controller(WORD_SECONDS).running
 
-    async def prepare(self, name: str) -> list[Prepared]:
+    async def prepare(self, files: AdapterFiles) -> list[Prepared]:
         """Every running replica holds the adapter when this returns. Raises `HostError`, and then `abandon` it."""
         answers: list[Prepared] = []
         for _ in range(round(AGREE_SECONDS / _LOOK_SECONDS)):
-            answers = await self._broadcast("prepare", name, seconds=LOAD_SECONDS)
+            answers = await self._broadcast("prepare", files, seconds=LOAD_SECONDS)
             faults = [f"replica {a.replica}: {a.error}" for a in answers if a.error]
             if faults:
                 raise HostError("; ".join(faults))

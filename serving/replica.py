@@ -74,17 +74,17 @@ class Replica:
         """What `model` may be: the aliases with an adapter behind them, then full names."""
         return [a for a in ALIASES if self._shelf.route.alias(a) is not None] + sorted(self._shelf.loaded)
 
-    async def prepare(self, name: str) -> Prepared:
+    async def prepare(self, files: AdapterFiles) -> Prepared:
         """Phase one of a promotion: verify, load, generate one token. Serving goes on; the route stays."""
         began, error = time.monotonic(), None
         try:
-            (await self._shelf.try_out(name)).release()
+            (await self._shelf.try_out(files)).release()
         except Exception as problem:  # any failure is an answer: the promotion is called off and nothing changed
-            log.warning("prepare %s failed: %s", name, problem)
+            log.warning("prepare %s failed: %s", files.name, problem)
             error = f"{type(problem).__name__}: {problem}"
         seconds = time.monotonic() - began
         self.meter.swapped("prepare", seconds, ok=error is None)
-        return Prepared(replica=self.name, adapter=name, seconds=seconds, error=error)
+        return Prepared(replica=self.name, adapter=files.name, seconds=seconds, error=error)
 
     async def score(self, files: AdapterFiles, answers: Sequence[Answer]) -> Scores:
         """See `Trial.score`."""

@@ -186,25 +186,25 @@ class Shelf:
             adopted = self._adopt(route, without=refused)
             assert adopted, "something that the route names was unloaded while it was to be followed"
 
-    async def try_out(self, name: str, files: AdapterFiles | None = None) -> Pin:
+    async def try_out(self, files: AdapterFiles) -> Pin:
         """Verify, load, generate one token; it stays until `abandon`, or for a while.
 
-        Without `files` it must have been published. The pin is the caller's to release. Raises what is wrong with it.
+        It need not be published. The pin is the caller's to release. Raises what is wrong with it.
         """
-        pin = Pin(self._in_flight, name)
+        pin = Pin(self._in_flight, files.name)
         try:
-            await self._undisturbed(self._try_out(name, files))
+            await self._undisturbed(self._try_out(files))
         except BaseException:
             pin.release()
             raise
         return pin
 
-    async def _try_out(self, name: str, files: AdapterFiles | None) -> None:
+    async def _try_out(self, files: AdapterFiles) -> None:
         async with self._changing:
-            await self._load(name, keep={name}, files=files)
-            if name not in self._route.wanted():
-                self._tried.add(name)
-                self._keep_a_while(name)
+            await self._load(files.name, keep={files.name}, files=files)
+            if files.name not in self._route.wanted():
+                self._tried.add(files.name)
+                self._keep_a_while(files.name)
 
     async def abandon(self, name: str) -> None:
         """The promotion was called off: free what `try_out` loaded."""

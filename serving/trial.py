@@ -35,7 +35,7 @@ class Trial:
         Raises what loading raises. All answers at once: how many tokens go through the model together, and with them
         the memory of their logits, is bounded by the engine and not by their number.
         """
-        pin = await self._shelf.try_out(files.name, files)
+        pin = await self._shelf.try_out(files)
         try:
             logprobs = await _all(self._engine.score(files.name, answer) for answer in answers)
         finally:
@@ -48,7 +48,7 @@ class Trial:
         At most `at_once` run at a time, so that users find room in the engine meanwhile. Raises what loading raises, and
         `UnknownModel`.
         """
-        pin = await (self._shelf.pin(name, STICKY) if files is None else self._shelf.try_out(name, files))
+        pin = await (self._shelf.pin(name, STICKY) if files is None else self._shelf.try_out(files))
         places = asyncio.Semaphore(at_once)
 
         async def said(ask: Ask) -> Said:

@@ -33,10 +33,10 @@ class FakeHost:
         self.before: dict[str, Callable[[], Awaitable[None]]] = {}  # prepare | flip | abandon -> what happens just then
         self.after: dict[str, Callable[[], Awaitable[None]]] = {}
 
-    async def prepare(self, name: str) -> list[Prepared]:
+    async def prepare(self, files: AdapterFiles) -> list[Prepared]:
         await self._happen(self.before, "prepare")
         running = len(self.replicas)
-        answers = await asyncio.gather(*(replica.prepare(name) for replica in self._listening()))
+        answers = await asyncio.gather(*(replica.prepare(files) for replica in self._listening()))
         await self._happen(self.after, "prepare")
         faults = [f"replica {answer.replica}: {answer.error}" for answer in answers if answer.error]
         if faults:

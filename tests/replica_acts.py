@@ -12,7 +12,7 @@ BODY = {"model": "policy", "messages": [{"role": "user", "content": "hello"}]}
 
 async def promote(journal: FakeJournal, replica: Replica, name: str) -> None:
     """What the registry does, on one replica."""
-    prepared = await replica.prepare(name)
+    prepared = await replica.prepare(journal.adapters[name])
     assert prepared.error is None
     journal.current = Route(generation=journal.current.generation + 1, stable=name, previous=journal.current.stable)
     assert (await replica.flip(journal.current)).stable == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -18,16 +19,19 @@ from service.store.tables import adapter_leases, adapter_ordinals, adapters, rou
 
 _FINAL = [state.value for state in RoundState if state.final]
 
-# A retention that deletes one of them either sees the lease or is seen by us.
-_LOCK_LEASED = "SELECT name FROM adapters WHERE name = ANY(%(names)s) ORDER BY ordinal DESC FOR SHARE"
-_END_LEASES = """
-DELETE FROM adapter_leases
-WHERE replica = %(replica)s AND adapter <> ALL(%(names)s)
-   OR until < now()  -- of replicas that are no more
-"""
 _LEASE = """
+WITH wanted AS (SELECT adapter FROM unnest(CAST(%(names)s AS text[])) AS adapter),
+locked AS (  -- a retention that deletes one of them either sees the lease or has been waited for
+    SELECT name FROM adapters WHERE name IN (SELECT adapter FROM wanted) ORDER BY ordinal DESC FOR SHARE
+),
+ended AS (
+    DELETE FROM adapter_leases
+    WHERE (replica = %(replica)s OR until < now())  -- the latter of replicas that are no more
+      AND NOT (replica = %(replica)s AND adapter IN (SELECT adapter FROM wanted))
+)
 INSERT INTO adapter_leases (adapter, replica, until)
-SELECT adapter, %(replica)s, now() + make_interval(secs => %(seconds)s) FROM unnest(%(names)s::text[]) AS adapter
+SELECT adapter, %(replica)s, now() + make_interval(secs => %(seconds)s)
+FROM wanted CROSS JOIN (SELECT count(*) FROM locked) AS all_of_them
 ON CONFLICT (adapter, replica) DO UPDATE SET until = excluded.until
 """
 
@@ -45,6 +49,8 @@ def gone(name: str, deleted_at: datetime) -> Conflict:
 class Adapters:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+        self._line = sessions.line()  # for leases
+        self._leasing = asyncio.Lock()  # one at a time
 
     async def next_ordinal(self) -> int:
         """A number that no other adapter gets. Numbers may be skipped: a failed round does not give its own back."""
@@ -102,13 +108,10 @@ class Adapters:
     async def lease(self, replica: str, names: frozenset[str], seconds: float) -> None:
         """Whose files this replica needs for so long, by the database's clock; all that it no longer needs is let go.
 
-        Each swap does it while a replica answers, so it is sent at once and as it is: it takes a third of what SQLAlchemy would.
+        Each swap does it on the loop on which a replica answers, so it is one statement, on a connection of its own.
         """
-        values = {"replica": replica, "names": sorted(names), "seconds": seconds}
-        async with self._sessions.pipeline() as connection:
-            await connection.execute(_LOCK_LEASED, values)
-            await connection.execute(_END_LEASES, values)
-            await connection.execute(_LEASE, values)
+        async with self._leasing:
+            await self._line.execute(_LEASE, {"replica": replica, "names": sorted(names), "seconds": seconds})
 
     async def delete_unneeded(self, keep: int, *, who: str) -> tuple[str, ...]:
         """Says of all but the newest `keep` adapters that their files are deleted, unless somebody needs them; audited.
@@ -133,6 +136,9 @@ class Adapters:
                 detail = {"kept": keep, "reason": "retention.adapters_kept"}
                 await audit.append(connection, who=who, action="delete_adapter", subject=name, detail=detail)
         return going
+
+    async def close(self) -> None:
+        await self._line.close()
 
 
 async def _needed(connection: AsyncConnection) -> set[str]:

@@ -113,4 +113,5 @@ class Store:
     async def close(self) -> None:
         await self.feedback.close()
         await self.completions.close()
+        await self.adapters.close()
         await self._sessions.close()

@@ -56,8 +56,8 @@ class OneReplica:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
 
-    async def prepare(self, name: str) -> list[Prepared]:
-        prepared = await self._replica.prepare(name)
+    async def prepare(self, files: AdapterFiles) -> list[Prepared]:
+        prepared = await self._replica.prepare(files)
         if prepared.error:
             raise HostError(prepared.error)
         return [prepared]

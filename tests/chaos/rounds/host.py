@@ -22,8 +22,8 @@ class RemoteHost:
     def __init__(self, sockets: Path) -> None:
         self._sockets = sockets
 
-    async def prepare(self, name: str) -> list[Prepared]:
-        answers: list[Prepared] = await self._broadcast("prepare", name)
+    async def prepare(self, files: AdapterFiles) -> list[Prepared]:
+        answers: list[Prepared] = await self._broadcast("prepare", files)
         faults = [f"replica {answer.replica}: {answer.error}" for answer in answers if answer.error]
         if faults:
             raise HostError("; ".join(faults))

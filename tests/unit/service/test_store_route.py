@@ -83,8 +83,9 @@ async def test_an_adapter_whose_files_were_deleted_cannot_be_served(store: Store
 
 
 async def test_a_reason_that_cannot_be_stored_is_refused_and_nothing_has_changed(store: Store) -> None:
+    unstorable: dict[str, Any] = AUDITED | {"detail": {"reason": "a\0b"}}
     with pytest.raises(BadRequest) as refused:
-        await store.route.change(0, Route(generation=1, stable=FIRST), **AUDITED | {"detail": {"reason": "a\0b"}})
+        await store.route.change(0, Route(generation=1, stable=FIRST), **unstorable)
     assert refused.value.code == "invalid_value"
     assert (await store.route.read()).generation == 0
 

@@ -152,7 +152,7 @@ async def test_a_corrupt_adapter_that_answers_nobody_by_default_keeps_no_replica
         await replica.chat(BODY | {"model": "policy@previous"}, SHOP)
     assert (refused.value.status, refused.value.code) == (503, "adapter_unavailable")
     shutil.copy(tmp_path / "sound", Path(spoiled.directory) / WEIGHTS)
-    assert (await replica.prepare(spoiled.name)).error is None, "an operator who mended it need not wait"
+    assert (await replica.prepare(spoiled)).error is None, "an operator who mended it need not wait"
     await replica.reconcile()
     assert replica.status().error is None
     assert (await replica.chat(BODY | {"model": "policy@previous"}, SHOP)).adapter == spoiled.name

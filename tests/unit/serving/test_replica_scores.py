@@ -57,7 +57,7 @@ async def test_a_scored_candidate_is_loaded_once_for_its_promotion(
     await replica.score(candidate, ANSWERS)
     await replica.reconcile()  # a look at the route does not take it away
     journal.adapters[candidate.name] = candidate
-    assert (await replica.prepare(candidate.name)).error is None
+    assert (await replica.prepare(candidate)).error is None
     await replica.flip(Route(generation=1, stable=candidate.name))
     assert [what for what, _ in engine.history].count("load") == 1
 

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from serving.contracts import BASE, Caller, ChatAnswer, Route
+from serving.contracts import BASE, AdapterFiles, Caller, ChatAnswer, Route
 from serving.errors import NoRoom
 from serving.replica import Replica
 from serving.settings import ServingSettings
@@ -33,7 +33,7 @@ async def test_a_storm_of_swaps_fails_mixes_and_delays_nothing(tmp_path: Path) -
     storm = _Storm(replicas)
     clients = [asyncio.create_task(storm.client(number)) for number in range(CLIENTS)]
     for files in published:
-        await storm.prepare(files.name)
+        await storm.prepare(files)
         journal.current = Route(
             generation=journal.current.generation + 1, stable=files.name, previous=journal.current.stable
         )
@@ -62,10 +62,10 @@ class _Storm:
         self.answers = 0
         self.faults: list[str] = []
 
-    async def prepare(self, name: str) -> None:
+    async def prepare(self, files: AdapterFiles) -> None:
         """On every replica, as soon as the long answers leave it room."""
         for replica in self._replicas:
-            while (error := (await replica.prepare(name)).error) is not None:
+            while (error := (await replica.prepare(files)).error) is not None:
                 assert error.startswith(NoRoom.__name__), error
                 await asyncio.sleep(0)
 

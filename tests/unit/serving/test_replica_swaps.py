@@ -68,7 +68,7 @@ async def test_serving_goes_on_while_an_adapter_is_prepared(
     replica: Replica, engine: FakeEngine, published: list[AdapterFiles]
 ) -> None:
     engine.loading.clear()
-    preparing = asyncio.create_task(replica.prepare(published[0].name))
+    preparing = asyncio.create_task(replica.prepare(published[0]))
     for _ in range(10):
         assert (await replica.chat(BODY, SHOP)).adapter == BASE
     assert not preparing.done()
@@ -81,7 +81,7 @@ async def test_a_prepared_adapter_is_verified_loaded_and_tried_in_that_order(
     replica: Replica, engine: FakeEngine, published: list[AdapterFiles], tmp_path: Path
 ) -> None:
     name = published[0].name
-    prepared = await replica.prepare(name)
+    prepared = await replica.prepare(published[0])
     assert (prepared.replica, prepared.adapter, prepared.error) == ("one", name, None)
     assert engine.history == [("load", name), ("warm_up", name)]
     assert engine.opened == [str(tmp_path / name)], "the engine loads this machine's copy, not the published files"
@@ -90,7 +90,9 @@ async def test_a_prepared_adapter_is_verified_loaded_and_tried_in_that_order(
 
 async def test_preparing_twice_loads_once(replica: Replica, engine: FakeEngine, published: list[AdapterFiles]) -> None:
     name = published[0].name
-    answers = await asyncio.gather(replica.prepare(name), replica.prepare(name), replica.prepare(name))
+    answers = await asyncio.gather(
+        replica.prepare(published[0]), replica.prepare(published[0]), replica.prepare(published[0])
+    )
     assert [answer.error for answer in answers] == [None] * 3
     assert engine.history == [("load", name), ("warm_up", name)]
 
@@ -123,9 +125,9 @@ async def test_a_flip_to_what_is_loaded_waits_for_no_load(
     """Not even for one turn of the event loop."""
     old, new, slow = (files.name for files in published[:3])
     await promote(journal, replica, old)
-    assert (await replica.prepare(new)).error is None
+    assert (await replica.prepare(published[1])).error is None
     engine.loading.clear()
-    preparing = asyncio.create_task(replica.prepare(slow))
+    preparing = asyncio.create_task(replica.prepare(published[2]))
     await until(lambda: replica.status().in_flight == {slow: 1})
     flip = replica.flip(Route(generation=2, stable=new, previous=old))
     with pytest.raises(StopIteration) as done:
@@ -158,7 +160,7 @@ async def test_a_load_whose_caller_goes_away_ends_all_the_same(
     engine.loading.clear()
     calls = [
         asyncio.create_task(replica.chat(BODY | {"model": name}, SHOP)),
-        asyncio.create_task(replica.prepare(name)),
+        asyncio.create_task(replica.prepare(published[0])),
     ]
     await until(lambda: replica.status().in_flight == {name: 2})
     for call in calls:
@@ -167,7 +169,7 @@ async def test_a_load_whose_caller_goes_away_ends_all_the_same(
             await call
     assert replica.status().in_flight == {}
     engine.loading.set()
-    assert (await replica.prepare(published[1].name)).error is None  # its turn comes after that load's
+    assert (await replica.prepare(published[1])).error is None  # its turn comes after that load's
     assert engine.history[:2] == [("load", name), ("warm_up", name)]
     assert name in replica.status().loaded
 
@@ -175,7 +177,7 @@ async def test_a_load_whose_caller_goes_away_ends_all_the_same(
 # --- what goes wrong while preparing ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["unknown", "corrupt", "other base", "engine", "no token", "store away"])
+@pytest.mark.parametrize("fault", ["gone", "corrupt", "other base", "engine", "no token", "store away"])
 async def test_a_failing_prepare_says_why_and_changes_nothing(
     replica: Replica,
     engine: FakeEngine,
@@ -188,8 +190,8 @@ async def test_a_failing_prepare_says_why_and_changes_nothing(
     before = replica.status()
     spoiled = write_adapter(tmp_path / "spoiled", ordinal=99)
     journal.adapters[spoiled.name] = spoiled
-    if fault == "unknown":
-        del journal.adapters[spoiled.name]
+    if fault == "gone":
+        shutil.rmtree(spoiled.directory)
     elif fault == "corrupt":
         flip_byte(Path(spoiled.directory) / WEIGHTS)
     elif fault == "other base":
@@ -200,7 +202,7 @@ async def test_a_failing_prepare_says_why_and_changes_nothing(
         engine.unusable.add(spoiled.name)
     elif fault == "store away":
         journal.away = True
-    prepared = await replica.prepare(spoiled.name)
+    prepared = await replica.prepare(spoiled)
     assert prepared.error is not None
     assert prepared.error.startswith(
         {"no token": "EngineDead: ", "store away": "ConnectionError: "}.get(fault, "AdapterRefused: ")
@@ -219,16 +221,16 @@ async def test_an_adapter_that_was_mended_can_be_prepared(
     journal.adapters[files.name] = files
     shutil.copy(Path(files.directory) / WEIGHTS, tmp_path / "sound")
     flip_byte(Path(files.directory) / WEIGHTS)
-    assert (await replica.prepare(files.name)).error is not None
+    assert (await replica.prepare(files)).error is not None
     shutil.copy(tmp_path / "sound", Path(files.directory) / WEIGHTS)
-    assert (await replica.prepare(files.name)).error is None
+    assert (await replica.prepare(files)).error is None
 
 
 async def test_an_abandoned_adapter_is_unloaded(
     replica: Replica, engine: FakeEngine, journal: FakeJournal, published: list[AdapterFiles]
 ) -> None:
     await promote(journal, replica, published[0].name)
-    await replica.prepare(published[1].name)
+    await replica.prepare(published[1])
     await replica.reconcile()
     assert engine.loaded == {published[0].name, published[1].name}, "a prepared adapter waits for its flip"
     await replica.abandon(published[1].name)
@@ -245,10 +247,10 @@ async def test_what_was_prepared_and_not_taken_up_gives_its_place_to_the_next(
     stable, previous, *left, wanted = (files.name for files in published[:5])
     journal.current = Route(generation=1, stable=stable, previous=previous)
     for name in left:
-        assert (await replica.prepare(name)).error is None
+        assert (await replica.prepare(journal.adapters[name])).error is None
     await replica.reconcile()
     assert engine.loaded == {stable, previous, *left}
-    assert (await replica.prepare(wanted)).error is None
+    assert (await replica.prepare(journal.adapters[wanted])).error is None
     assert engine.loaded == {stable, previous, left[1], wanted}
 
 
@@ -257,7 +259,7 @@ async def test_what_was_prepared_and_not_taken_up_goes_after_a_while(
 ) -> None:
     replica = Replica("one", engine, journal, tmp_path, ServingSettings(idle_adapter_seconds=0))
     await replica.start()
-    await replica.prepare(published[0].name)
+    await replica.prepare(published[0])
     await replica.reconcile()
     assert engine.loaded == set()
 
@@ -292,19 +294,19 @@ async def test_when_every_place_is_in_use_a_prepare_finds_no_room(
     for files in published[:4]:
         await promote(journal, replica, files.name)
         streams.append(await begin(replica))
-    refused = await replica.prepare(published[4].name)
+    refused = await replica.prepare(published[4])
     assert refused.error is not None
     assert refused.error.startswith(NoRoom.__name__)
     engine.flowing.set()
     assert [await finish(stream) for stream in streams] == [{files.name} for files in published[:4]]
-    assert (await replica.prepare(published[4].name)).error is None
+    assert (await replica.prepare(published[4])).error is None
 
 
 async def test_an_adapter_on_its_way_out_takes_no_new_requests_before_it_is_back(
     replica: Replica, engine: FakeEngine, published: list[AdapterFiles]
 ) -> None:
     name = published[0].name
-    await replica.prepare(name)
+    await replica.prepare(published[0])
     leaving = asyncio.create_task(replica.abandon(name))
     await until(lambda: ("unload", name) in engine.history)
     assert (await replica.chat(BODY | {"model": name}, SHOP)).adapter == name

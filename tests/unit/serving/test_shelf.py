@@ -114,10 +114,10 @@ async def test_what_runs_and_what_the_route_names_gives_way_to_nobody(
 
 
 async def test_however_many_are_asked_for_a_place_is_left_for_the_next_promotion(
-    shelf: Shelf, engine: FakeEngine, names: list[str]
+    shelf: Shelf, engine: FakeEngine, journal: FakeJournal, names: list[str]
 ) -> None:
     running = await ask(shelf, names[2])
-    (await shelf.try_out(names[3])).release()
+    (await shelf.try_out(journal.adapters[names[3]])).release()
     assert engine.loaded == set(names[:4])
     with pytest.raises(NoRoom):
         await shelf.pin(names[4], SOMEBODY)
@@ -126,11 +126,11 @@ async def test_however_many_are_asked_for_a_place_is_left_for_the_next_promotion
 
 
 async def test_a_promotion_takes_the_place_of_what_was_only_asked_for(
-    shelf: Shelf, engine: FakeEngine, names: list[str]
+    shelf: Shelf, engine: FakeEngine, journal: FakeJournal, names: list[str]
 ) -> None:
     for name in names[2:4]:
         (await ask(shelf, name)).release()
-    (await shelf.try_out(names[4])).release()
+    (await shelf.try_out(journal.adapters[names[4]])).release()
     assert engine.loaded == {*names[:2], names[3], names[4]}
 
 
@@ -272,6 +272,6 @@ async def test_what_cannot_be_leased_is_not_loaded(
 ) -> None:
     journal.away = True
     with pytest.raises(ConnectionError):
-        await shelf.try_out(names[2])
+        await shelf.try_out(journal.adapters[names[2]])
     assert engine.loaded == set(names[:2])
     assert shelf.in_flight == {}
