@@ -72,44 +72,58 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Swap:
+    """One command, as its caller waits."""
+
+    began: float  # of `time.perf_counter`, as `ended`
+    ended: float
+    flip_seconds: float  # from the decision to the last replica's answer
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+@dataclass(frozen=True)
 class Measured:
     calm: Sequence[float]  # seconds to the first token while nothing was swapped
-    swapping: Sequence[float]  # of those who asked while a swap was going on
-    promotes: Sequence[float]  # seconds of each command, as its caller waits: verify, load and warm up everywhere, flip
-    loaded: Sequence[float]  # the same where every replica held the adapter already
-    rollbacks: Sequence[float]
-    flips: Sequence[float]  # seconds from the decision to the last replica's answer
+    swapping: Sequence[float]  # of those who waited for it while a swap was going on
+    promotes: Sequence[Swap]  # verify, load and warm up everywhere, flip
+    loaded: Sequence[Swap]  # the same where every replica held the adapter already
+    rollbacks: Sequence[Swap]
 
 
 def _run(stage: Stage, scale: Scale) -> Measured:
     storm, share = stage.storm, math.ceil(scale.requests / (scale.swaps + 1))
-    promotes, loaded, rollbacks, flips, windows = [], [], [], [], []
+    promotes, loaded, rollbacks = list[Swap](), list[Swap](), list[Swap]()
     with storming(storm):
         eventually(lambda: storm.answers >= share)
         storm.first_tokens.clear()
-        eventually(lambda: storm.answers >= 2 * share + scale.clients * 20)
+        eventually(lambda: storm.answers >= share + max(scale.requests // 10, 20 * scale.clients))
         calm = [seconds for _, seconds in storm.first_tokens]
         for number, name in enumerate(stage.adapters, start=1):
-            began = time.perf_counter()
-            answer = stage.operator.post(f"/ops/adapters/{name}/promote").raise_for_status().json()
-            windows.append((began, time.perf_counter()))
+            promotes.append(_swapped(stage.operator, f"/ops/adapters/{name}/promote"))
             storm.newest = number
-            promotes.append(windows[-1][1] - began)
-            flips.append(answer["flip_seconds"])
             if number > 1 and number % 10 == 0:  # back to the one before, and again to this one
                 storm.newest = number - 1
-                rollbacks.append(_timed(stage.operator, "/ops/rollback"))
-                loaded.append(_timed(stage.operator, f"/ops/adapters/{name}/promote"))
+                rollbacks.append(_swapped(stage.operator, "/ops/rollback"))
+                loaded.append(_swapped(stage.operator, f"/ops/adapters/{name}/promote"))
                 storm.newest = number
-            eventually(lambda number=number: storm.answers >= share * (number + 1) or len(storm.faults) > 100)
-    swapping = [seconds for asked, seconds in storm.first_tokens if any(a - 0.05 <= asked <= b for a, b in windows)]
-    return Measured(calm, swapping, promotes, loaded, rollbacks, flips)
+            enough = storm.answers + share
+            eventually(lambda enough=enough: storm.answers >= enough or len(storm.faults) > 100)
+    swaps = [*promotes, *loaded, *rollbacks]
+    swapping = [
+        seconds
+        for asked, seconds in storm.first_tokens
+        if any(swap.began <= asked + seconds and asked <= swap.ended for swap in swaps)
+    ]
+    return Measured(calm, swapping, promotes, loaded, rollbacks)
 
 
-def _timed(operator: httpx.Client, path: str) -> float:
+def _swapped(operator: httpx.Client, path: str) -> Swap:
     began = time.perf_counter()
-    operator.post(path).raise_for_status()
-    return time.perf_counter() - began
+    answer = operator.post(path).raise_for_status().json()
+    return Swap(began, time.perf_counter(), answer["flip_seconds"])
 
 
 def _report(stage: Stage, scale: Scale, measured: Measured) -> None:
@@ -124,10 +138,10 @@ def _report(stage: Stage, scale: Scale, measured: Measured) -> None:
     )
     print("                                                        p50 ms    p99 ms   most")
     for name, values in (
-        ("promote: verify, load, warm up everywhere; flip", measured.promotes),
-        ("promote of a loaded adapter, to the last replica", measured.loaded),
-        ("rollback, to the last replica", measured.rollbacks),
-        ("of a promote: route row and flip of all replicas", measured.flips),
+        ("promote: verify, load, warm up everywhere; flip", [swap.seconds for swap in measured.promotes]),
+        ("promote of a loaded adapter, to the last replica", [swap.seconds for swap in measured.loaded]),
+        ("rollback, to the last replica", [swap.seconds for swap in measured.rollbacks]),
+        ("of a promote: route row and flip of all replicas", [swap.flip_seconds for swap in measured.promotes]),
     ):
         print(f"  {name:50}{milliseconds(values, 0.5, 0.99, 1.0)}")
     for replica, bound in sorted(_flips(stage.operator).items()):
