@@ -86,7 +86,8 @@ class Swap:
 
 @dataclass(frozen=True)
 class Measured:
-    calm: Sequence[float]  # seconds to the first token while nothing was swapped
+    calm: Sequence[float]  # seconds to the first token before anything was swapped
+    between: Sequence[float]  # of those who met no swap later: the machine was the same for them
     swapping: Sequence[float]  # of those who waited for it while a swap was going on
     promotes: Sequence[Swap]  # verify, load and warm up everywhere, flip
     loaded: Sequence[Swap]  # the same where every replica held the adapter already
@@ -111,13 +112,11 @@ def _run(stage: Stage, scale: Scale) -> Measured:
                 storm.newest = number
             enough = storm.answers + share
             eventually(lambda enough=enough: storm.answers >= enough or len(storm.faults) > 100)
-    swaps = [*promotes, *loaded, *rollbacks]
-    swapping = [
-        seconds
-        for asked, seconds in storm.first_tokens
-        if any(swap.began <= asked + seconds and asked <= swap.ended for swap in swaps)
-    ]
-    return Measured(calm, swapping, promotes, loaded, rollbacks)
+    between, swapping = list[float](), list[float]()
+    for asked, seconds in storm.first_tokens[len(calm) :]:
+        meets = any(swap.began <= asked + seconds and asked <= swap.ended for swap in (*promotes, *loaded, *rollbacks))
+        (swapping if meets else between).append(seconds)
+    return Measured(calm, between, swapping, promotes, loaded, rollbacks)
 
 
 def _swapped(operator: httpx.Client, path: str) -> Swap:
@@ -132,9 +131,11 @@ def _report(stage: Stage, scale: Scale, measured: Measured) -> None:
         f"swaps: {stage.name}, 2 replicas, {scale.clients} clients: {scale.swaps} swaps, {stage.storm.answers} requests"
     )
     print("  " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()), *stage.storm.faults[:3], sep="\n  ")
-    calm, swapping = percentile(measured.calm, 0.99), percentile(measured.swapping, 0.99)
+    first_tokens = (measured.calm, measured.between, measured.swapping)
+    before, between, during = (percentile(seconds, 0.99) for seconds in first_tokens)
     print(
-        f"  first token p99: {1000 * calm:.1f} ms before, {1000 * swapping:.1f} ms during a swap ({swapping / calm:.2f} x)"
+        f"  first token p99: {1000 * before:.1f} ms before, {1000 * between:.1f} ms between swaps, "
+        f"{1000 * during:.1f} ms during one ({during / before:.2f} x, {during / between:.2f} x)"
     )
     print("                                                        p50 ms    p99 ms   most")
     for name, values in (
