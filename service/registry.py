@@ -128,7 +128,7 @@ class Registry:
         route = await self._store.route.read()
         target = _return_to(route, to, expected_current)
         # A silent replica must not hold up the way back to what the route names, and what each should hold therefore.
-        if await self._is_held(target, route, by_the_silent=True):
+        if await self._is_held(target, route) is not False:
             return await self._answer_all(route, target, 0.0, who=who, action="rollback", reason=reason)
         async with self._changing:
             route = await self._store.route.read()
@@ -136,14 +136,11 @@ class Registry:
             seconds = await self._prepare(target)
             return await self._answer_all(route, target, seconds, who=who, action="rollback", reason=reason)
 
-    async def _is_held(self, name: str, route: Route, *, by_the_silent: bool = False) -> bool:
-        """By every replica, and by each that comes meanwhile: so it is only of what the route names."""
+    async def _is_held(self, name: str, route: Route) -> bool | None:
+        """By every replica, and by each that comes meanwhile: so it is only of what the route names. None: they cannot say."""
         if name == BASE:
             return True
-        if name not in route.wanted():
-            return False
-        held = await self._fleet.holds(name)
-        return by_the_silent if held is None else held
+        return name in route.wanted() and await self._fleet.holds(name)
 
     async def split(
         self,

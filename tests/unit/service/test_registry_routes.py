@@ -16,6 +16,7 @@ from serving.adapters import WEIGHTS
 from serving.contracts import BASE, Route
 from tests.adapter_files import flip_byte
 from tests.fakes import Killed, until
+from tests.replica_acts import BODY, SHOP
 from tests.small_service import SmallService
 
 
@@ -71,6 +72,20 @@ async def test_a_rollback_to_a_named_adapter_that_is_no_longer_loaded_prepares_i
     assert switch.prepare_seconds > 0
     assert switch.route.previous == third.name
     assert await small.answers_by() == {first.name}
+
+
+async def test_a_promotion_prepares_all_but_what_the_route_names(
+    small: SmallService, two: tuple[Adapter, Adapter]
+) -> None:
+    first, second = two
+    switch = await small.registry.promote(first.name, who="tess")
+    assert (switch.prepare_seconds, switch.route.previous) == (0.0, second.name)
+    third = await small.publish(3)
+    for replica in small.host.replicas.values():
+        await replica.chat(BODY | {"model": third.name}, SHOP)
+    assert all(third.name in loaded for loaded in small.loaded)
+    switch = await small.registry.promote(third.name, who="tess")
+    assert switch.prepare_seconds > 0, "what was asked for by its name may go at any moment"
 
 
 async def test_the_base_can_be_returned_to(small: SmallService, two: tuple[Adapter, Adapter]) -> None:
