@@ -158,8 +158,12 @@ def test_memory_of_a_pair_is_a_few_bytes_however_many_there_are(load: Load) -> N
         finally:
             tracemalloc.stop()
 
+    def least(count: int) -> np.ndarray:
+        """Whatever else the process does meanwhile, such as filling a cache, only adds."""
+        return np.min([held_and_peak_bytes(count) for _ in range(3)], axis=0)
+
     held_and_peak_bytes(100)  # what is made once and kept
-    held, peak = (held_and_peak_bytes(2100) - held_and_peak_bytes(1100)) / 1000
+    held, peak = (least(2100) - least(1100)) / 1000
     assert 28 < held < 48
     assert peak < 100
 
