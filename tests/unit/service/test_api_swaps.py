@@ -88,6 +88,16 @@ async def test_a_rollback_of_what_no_longer_answers_is_refused(
     assert refusal(again) == Refusal(412, "route_moved", "expected_current")
 
 
+async def test_a_reason_that_cannot_be_stored_is_refused_and_leaves_nothing_loaded(
+    small: SmallService, operator: httpx.AsyncClient
+) -> None:
+    adapter = await small.publish(1)
+    answer = await operator.post(f"/ops/adapters/{adapter.name}/promote", json={"reason": "too\0short"})
+    assert refusal(answer) == Refusal(400, "invalid_value")
+    assert (await small.store.route.read()).stable == BASE
+    assert small.loaded == [set(), set()]
+
+
 async def test_a_full_name_is_answered_though_it_is_not_loaded(small: SmallService, app: httpx.AsyncClient) -> None:
     adapter = await small.publish(1)
     answer = await app.post(CHAT, json=ask(adapter.name))
