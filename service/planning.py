@@ -31,7 +31,7 @@ CHAT_POSTGRES_SECONDS, VOTE_POSTGRES_SECONDS = 0.0003, 0.0011
 VOTE_CONDUCTOR_SECONDS = 0.0011  # to match it; there is one Conductor
 BUSY = 0.6  # share of a core up to which a process is asked to work: what comes in bursts must not wait
 COMMIT_SECONDS = 0.003  # of a group of answers, on a disk that keeps up; assumed
-CONNECTIONS_A_REPLICA = 6  # its pool and the line of its log: `postgres/sessions.py`
+CONNECTIONS_A_REPLICA = 8  # its pool, and the lines of its log, its leases and its reads: `postgres/sessions.py`
 
 # Bytes of one completion with one choice, as they lie on disk, and in the log of changes that replicas and backups read.
 ROW_BYTES, BYTES_A_TOKEN = 660.0, 7.6  # of the prompt and of the answer: some four characters, and four bytes of its id

@@ -12,16 +12,19 @@ from typing import Any, LiteralString
 
 import psycopg
 
+from service.errors import Unavailable
 from service.postgres.breaker import Breaker
-from service.postgres.trouble import is_crowded, unavailable
+from service.postgres.trouble import connection_errors, is_crowded, unavailable
 
 PATIENCE_SECONDS = 5.0  # with a database that neither answers nor gives up
 
-Connection = psycopg.AsyncConnection[Any]
+Statement = LiteralString | bytes
+Row = dict[str, Any]  # by column
+Connection = psycopg.AsyncConnection[Row]
 
 
 class Line:
-    """Opened by the first statement, and anew after an outage. One caller at a time; one event loop only."""
+    """Opened by the first statement, and anew after an outage. Callers wait for one another; one event loop only."""
 
     def __init__(
         self,
@@ -33,40 +36,45 @@ class Line:
         self._breaker = breaker
         self._patience_seconds = patience_seconds
         self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
 
-    async def execute(self, statement: LiteralString, parameters: Mapping[str, Any]) -> None:
-        """Durable when it returns. A statement that finds the connection broken is made again on a new one, so it
-        must be one that changes nothing the second time. Raises `Unavailable`.
+    async def execute(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
+        """Its rows, if it gives any; durable when it returns. A statement that finds the connection broken is made again
+        on a new one, so it must be one that changes nothing the second time. Raises `Unavailable`, and `BadRequest` for a value that no
+        database holds.
         """
-        self._breaker.check()
-        executing = asyncio.create_task(self._execute(statement, parameters))
-        try:
-            done, _ = await asyncio.wait({executing}, timeout=self._patience_seconds)
-        except asyncio.CancelledError:
-            executing.cancel()
-            raise
-        if not done:
-            self._connection = None  # it belongs to the statement, which takes it along
-            executing.cancel()
-            silence = unavailable(f"no answer within {self._patience_seconds:g} seconds")
-            self._breaker.trip(silence)
-            raise silence
-        await executing
+        async with self._turn:
+            self._breaker.check()
+            executing = asyncio.create_task(self._execute(statement, parameters))
+            try:
+                done, _ = await asyncio.wait({executing}, timeout=self._patience_seconds)
+            except asyncio.CancelledError:
+                executing.cancel()
+                raise
+            if not done:
+                self._connection = None  # it belongs to the statement, which takes it along
+                executing.cancel()
+                silence = unavailable(f"no answer within {self._patience_seconds:g} seconds")
+                self._breaker.trip(silence)
+                raise silence
+            return await executing
 
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
 
-    async def _execute(self, statement: LiteralString, parameters: Mapping[str, Any], *, again: bool = True) -> None:
+    async def _execute(self, statement: Statement, parameters: Mapping[str, Any], *, again: bool = True) -> list[Row]:
         connection = self._connection
         if connection is None or connection.closed:
             connection, again = await self._connected(), False
         try:
-            await connection.execute(statement, parameters, prepare=True)
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            with connection_errors():
+                answered = await connection.execute(statement, parameters, prepare=True)
+                return [] if answered.description is None else await answered.fetchall()
+        except Unavailable:
             if not (again and connection.closed):
-                raise unavailable(error) from error
-            await self._execute(statement, parameters, again=False)  # it broke since its last statement
+                raise
+            return await self._execute(statement, parameters, again=False)  # it broke since its last statement
 
     async def _connected(self) -> Connection:
         try:

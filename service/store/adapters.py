@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, func, select, union, update
+from sqlalchemy import bindparam, func, select, union, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.contracts import Adapter, RoundState
 from service.errors import Conflict, NotFound
-from service.postgres.sessions import Sessions
+from service.postgres.sessions import Sessions, compiled
 from service.store import audit
 from service.store.round_rows import fence_holds
 from service.store.tables import adapter_leases, adapter_ordinals, adapters, rounds, route
 
 _FINAL = [state.value for state in RoundState if state.final]
 
+_GET = compiled(select(adapters).where(adapters.c.name == bindparam("name")))
 _LEASE = """
 WITH wanted AS (SELECT adapter FROM unnest(CAST(%(names)s AS text[])) AS adapter),
 locked AS (  -- a retention that deletes one of them either sees the lease or has been waited for
@@ -50,7 +49,6 @@ class Adapters:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._line = sessions.line()  # for leases
-        self._leasing = asyncio.Lock()  # one at a time
 
     async def next_ordinal(self) -> int:
         """A number that no other adapter gets. Numbers may be skipped: a failed round does not give its own back."""
@@ -81,17 +79,16 @@ class Adapters:
 
     async def get(self, name: str) -> Adapter:
         """Raises `NotFound`."""
-        async with self._sessions.statements() as connection:
-            row = (await connection.execute(select(adapters).where(adapters.c.name == name))).one_or_none()
-        if row is None:
+        found = await self._sessions.read(_GET, {"name": name})
+        if not found:
             raise NotFound(f"No adapter '{name}' was published.", param="name", code="adapter_not_found")
-        return _adapter(row)
+        return Adapter.model_validate(found[0])
 
     async def list(self) -> tuple[Adapter, ...]:
         """Newest first."""
         async with self._sessions.transaction() as connection:
             found = await connection.execute(select(adapters).order_by(adapters.c.ordinal.desc()))
-            return tuple(_adapter(row) for row in found)
+            return tuple(Adapter.model_validate(dict(row)) for row in found.mappings())
 
     async def parents(self) -> dict[str, str]:
         """What each continues, those whose files are gone too: an adapter, or the base."""
@@ -110,8 +107,7 @@ class Adapters:
 
         Each swap does it on the loop on which a replica answers, so it is one statement, on a connection of its own.
         """
-        async with self._leasing:
-            await self._line.execute(_LEASE, {"replica": replica, "names": sorted(names), "seconds": seconds})
+        await self._line.execute(_LEASE, {"replica": replica, "names": sorted(names), "seconds": seconds})
 
     async def delete_unneeded(self, keep: int, *, who: str) -> tuple[str, ...]:
         """Says of all but the newest `keep` adapters that their files are deleted, unless somebody needs them; audited.
@@ -150,7 +146,3 @@ async def _needed(connection: AsyncConnection) -> set[str]:
         *(select(use).where(rounds.c.state.not_in(_FINAL)) for use in (rounds.c.parent, rounds.c.adapter)),
     )
     return {name for name in (await connection.execute(uses)).scalars() if name is not None}
-
-
-def _adapter(row: Row[Any]) -> Adapter:
-    return Adapter.model_validate(dict(row._mapping))

@@ -12,21 +12,23 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from service.contracts import Key, Role
 from service.errors import BadRequest, NotFound, Unavailable
 from service.limiting.settings import NO_LIMITS, LimitSettings
-from service.postgres.sessions import Sessions
+from service.postgres.sessions import Sessions, compiled
 from service.store.known_keys import KnownKeys
 from service.store.tables import keys
 
 _ID_BYTES = 6
 _SECRET_BYTES = 32  # 43 characters of URL-safe base64
 _SHAPE = re.compile(rf"hel_(?:{'|'.join(Role)})_([0-9a-f]{{12}})_[A-Za-z0-9_-]{{43}}", re.ASCII)
+_FIND = compiled(select(keys).where(keys.c.id == bindparam("id"), keys.c.revoked_at.is_(None)))
 _NO_DIGEST = "0" * 64  # compared with when the id is unknown, so that both cases do the same work
 
 
@@ -67,17 +69,25 @@ class Keys:
         if shape is None:
             return None
         digest = _digest(presented)
-        if (known := self._known.fresh(digest)) is not None:
-            return known
-        return await asyncio.shield(self._asked(shape.group(1), digest))
+        known = self._known.fresh(digest)
+        if known is None:
+            return await asyncio.shield(self._asked(shape.group(1), digest))
+        if self._known.ages(digest):
+            self._asked(shape.group(1), digest)  # by the time that it must be known, it is: a user waits for a key once
+        return known
 
     def _asked(self, id: str, digest: str) -> asyncio.Task[Key | None]:
         """One question for all who present the key meanwhile. After a pause many come at once, and if each asked, they
         would take all connections and hold up one another."""
         if digest not in self._asking:
             task = self._asking[digest] = asyncio.create_task(self._ask(id, digest))
-            task.add_done_callback(lambda _: self._asking.pop(digest))
+            task.add_done_callback(lambda task: self._answered(digest, task))
         return self._asking[digest]
+
+    def _answered(self, digest: str, task: asyncio.Task[Key | None]) -> None:
+        del self._asking[digest]
+        if not task.cancelled():
+            task.exception()  # whoever waits for it raises it; who asked early asks again soon
 
     async def _ask(self, id: str, digest: str) -> Key | None:
         try:
@@ -90,13 +100,11 @@ class Keys:
         return key
 
     async def _find(self, id: str, digest: str) -> Key | None:
-        async with self._sessions.statements() as connection:
-            found = await connection.execute(select(keys).where(keys.c.id == id, keys.c.revoked_at.is_(None)))
-            row = found.one_or_none()
-        kept = _NO_DIGEST if row is None else row.secret_sha256
-        if not hmac.compare_digest(digest, kept) or row is None:
+        found = await self._sessions.read(_FIND, {"id": id})
+        kept = found[0]["secret_sha256"] if found else _NO_DIGEST
+        if not hmac.compare_digest(digest, kept) or not found:
             return None
-        return _key(row)
+        return _key(found[0])
 
     async def revoke(self, id: str) -> None:
         """From now on the key opens nothing; revoking it again changes nothing. Raises `NotFound`.
@@ -120,12 +128,17 @@ class Keys:
             found = await connection.execute(
                 select(keys).where(keys.c.revoked_at.is_(None)).order_by(keys.c.created_at, keys.c.id)
             )
-            return tuple(_key(row) for row in found)
+            return tuple(_key(row) for row in found.mappings())
+
+    async def close(self) -> None:
+        """Returns when nothing is asked any more."""
+        if self._asking:
+            await asyncio.wait(self._asking.values())
 
 
-def _key(row: Row[Any]) -> Key:
-    limits = {name: getattr(row, name) for name in LimitSettings.model_fields}
-    return Key(id=row.id, role=Role(row.role), app=row.app, limits=LimitSettings(**limits))
+def _key(row: Mapping[Any, Any]) -> Key:
+    limits = {name: row[name] for name in LimitSettings.model_fields}
+    return Key(id=row["id"], role=Role(row["role"]), app=row["app"], limits=LimitSettings(**limits))
 
 
 def _digest(presented: str) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from service.contracts import Key
 
-FRESH_SECONDS = 5.0  # before a key is asked for again
+FRESH_SECONDS = 5.0  # how long a key opens without being asked for again
+EARLY_SECONDS = 2.5  # before the end of which whoever presents it has it asked for, and does not wait
 RETRY_SECONDS = 1.0  # before it is asked for again after the store was away
 OUTAGE_SECONDS = 15 * 60.0  # how long a key opens without the store
 MOST = 4096
@@ -23,6 +24,7 @@ class _Known:
     key: Key
     verified_at: float
     ask_at: float
+    fresh_until: float
 
 
 class KnownKeys:
@@ -35,17 +37,22 @@ class KnownKeys:
     def fresh(self, digest: str) -> Key | None:
         """None: ask the store."""
         known = self._known.get(digest)
-        if known is None or self._clock() >= known.ask_at:
+        if known is None or self._clock() >= known.fresh_until:
             return None
         self._known.move_to_end(digest)
         return known.key
+
+    def ages(self, digest: str) -> bool:
+        """Fresh, and to be asked for again before it no longer is."""
+        known = self._known.get(digest)
+        return known is not None and known.ask_at <= self._clock() < known.fresh_until
 
     def without_store(self, digest: str) -> Key | None:
         """The store is away: what is still taken on trust, for the next `RETRY_SECONDS` without asking."""
         known, now = self._known.get(digest), self._clock()
         if known is None or now >= known.verified_at + OUTAGE_SECONDS:
             return None
-        known.ask_at = now + RETRY_SECONDS
+        known.ask_at = known.fresh_until = now + RETRY_SECONDS
         return known.key
 
     def learn(self, digest: str, key: Key | None) -> None:
@@ -53,7 +60,7 @@ class KnownKeys:
         self._known.pop(digest, None)
         if key is not None:
             now = self._clock()
-            self._known[digest] = _Known(key, now, now + FRESH_SECONDS)
+            self._known[digest] = _Known(key, now, now + FRESH_SECONDS - EARLY_SECONDS, now + FRESH_SECONDS)
         if len(self._known) > MOST:
             self._known.popitem(last=False)
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
 from service.alarms import AlarmKind, ring
 from service.errors import NotFound, PreconditionFailed
-from service.postgres.sessions import Pipeline, Sessions, piped
+from service.postgres.sessions import Pipeline, Sessions, compiled, piped
 from service.store import audit
 from service.store.adapters import gone
 from service.store.round_rows import Fence, fence_holds
 from service.store.tables import route
 from serving.contracts import Route
 
-_COLUMNS = tuple(route.c[name] for name in Route.model_fields)
+_READ = compiled(select(*(route.c[name] for name in Route.model_fields)))
 
 # Locked, so that no retention deletes the files of one between this look and the change.
 _LOCK_NAMED = """
@@ -38,8 +38,8 @@ class RouteRow:
         self._sessions = sessions
 
     async def read(self) -> Route:
-        async with self._sessions.statements() as connection:
-            return _route((await connection.execute(select(*_COLUMNS))).one())
+        (row,) = await self._sessions.read(_READ)
+        return Route.model_validate(row)
 
     async def change(
         self,
@@ -102,7 +102,3 @@ def _require_published(names: frozenset[str], deleted_at: Mapping[str, datetime 
     missing = names - deleted_at.keys()
     if missing:
         raise NotFound(f"No adapter '{min(missing)}' was published.", param="name", code="adapter_not_found")
-
-
-def _route(row: Row[*tuple[Any, ...]]) -> Route:
-    return Route.model_validate(dict(row._mapping))

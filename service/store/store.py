@@ -114,4 +114,5 @@ class Store:
         await self.feedback.close()
         await self.completions.close()
         await self.adapters.close()
+        await self.keys.close()
         await self._sessions.close()

@@ -6,7 +6,7 @@ import pytest
 
 from service.contracts import Key, Role
 from service.store import known_keys
-from service.store.known_keys import FRESH_SECONDS, OUTAGE_SECONDS, RETRY_SECONDS, KnownKeys
+from service.store.known_keys import EARLY_SECONDS, FRESH_SECONDS, OUTAGE_SECONDS, RETRY_SECONDS, KnownKeys
 
 KEY = Key(id="k" * 12, role=Role.APP, app="shop")
 
@@ -37,6 +37,20 @@ def test_a_key_is_fresh_for_a_while_and_then_asked_for_again(known: KnownKeys, c
     assert known.fresh("digest") is None
 
 
+def test_a_key_in_use_is_asked_for_again_before_anybody_has_to_wait(known: KnownKeys, clock: Clock) -> None:
+    known.learn("digest", KEY)
+    clock.now += FRESH_SECONDS - EARLY_SECONDS - 0.01
+    assert not known.ages("digest")
+    clock.now += 0.01
+    assert known.ages("digest")
+    assert known.fresh("digest") == KEY
+    known.learn("digest", KEY)
+    assert not known.ages("digest")
+    clock.now += FRESH_SECONDS
+    assert not known.ages("digest")  # it is too late for that
+    assert not known.ages("of nobody")
+
+
 def test_what_the_store_no_longer_knows_is_forgotten_also_without_it(known: KnownKeys) -> None:
     known.learn("digest", KEY)
     known.learn("digest", None)
@@ -58,6 +72,7 @@ def test_while_the_store_is_away_it_is_asked_now_and_then(known: KnownKeys, cloc
     clock.now += FRESH_SECONDS
     known.without_store("digest")
     assert known.fresh("digest") == KEY
+    assert not known.ages("digest")
     clock.now += RETRY_SECONDS
     assert known.fresh("digest") is None
 

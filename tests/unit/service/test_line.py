@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -14,16 +15,41 @@ from service.postgres.breaker import Breaker
 from service.postgres.line import Line
 
 
+@dataclass
+class FakeAnswer:
+    """`psycopg.AsyncCursor`: `rows` of None is a statement that gives none."""
+
+    rows: list[dict[str, Any]] | None
+
+    @property
+    def description(self) -> Sequence[str] | None:
+        return None if self.rows is None else []
+
+    async def fetchall(self) -> list[dict[str, Any]]:
+        assert self.rows is not None
+        return self.rows
+
+
 class FakeConnection:
     """`psycopg.AsyncConnection`, as far as a line uses it: each statement does the next of what it was told."""
 
     def __init__(self, *happens: str) -> None:
         self._happens = list(happens)
+        self._busy = False
         self.closed = False
         self.done: list[str] = []
 
-    async def execute(self, statement: str, parameters: Any, *, prepare: bool) -> None:
+    async def execute(self, statement: str, parameters: Any, *, prepare: bool) -> FakeAnswer:
         assert prepare
+        assert not self._busy, "two at a time"
+        self._busy = True
+        try:
+            return await self._answer(statement, parameters)
+        finally:
+            self._busy = False
+
+    async def _answer(self, statement: str, parameters: Any) -> FakeAnswer:
+        await asyncio.sleep(0)
         match self._happens.pop(0) if self._happens else "done":
             case "hangs":
                 await asyncio.get_running_loop().create_future()
@@ -33,6 +59,7 @@ class FakeConnection:
             case "is locked":
                 raise psycopg.errors.LockNotAvailable("canceling statement due to lock timeout")
         self.done.append(statement)
+        return FakeAnswer([parameters] if statement.startswith("SELECT") else None)
 
     async def close(self) -> None:
         self.closed = True
@@ -74,6 +101,19 @@ async def test_one_connection_serves_all_statements(make_line: Callable[..., Lin
     assert connection.done == ["one", "two"]
     await line.close()
     assert connection.closed
+
+
+async def test_a_query_gives_its_rows_and_any_other_statement_none(make_line: Callable[..., Line]) -> None:
+    line = make_line(FakeConnection())
+    assert await line.execute("SELECT %(n)s AS n", {"n": 1}) == [{"n": 1}]
+    assert await line.execute("INSERT", {"n": 1}) == []
+
+
+async def test_who_comes_while_another_waits_is_next(make_line: Callable[..., Line]) -> None:
+    connection = FakeConnection()
+    line = make_line(connection)
+    await asyncio.gather(*(line.execute(statement, {}) for statement in ("one", "two", "three")))
+    assert connection.done == ["one", "two", "three"]
 
 
 async def test_a_statement_that_finds_its_connection_broken_is_made_again(make_line: Callable[..., Line]) -> None:

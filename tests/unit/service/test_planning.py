@@ -62,8 +62,9 @@ def test_each_limit_is_said(load: Load, completions: float, said: str) -> None:
     assert any(said in limit for limit in plan(load, completions).limits)
 
 
-def test_a_replica_holds_as_many_connections_as_its_pool_and_its_log() -> None:
-    assert planning.CONNECTIONS_A_REPLICA == POOL_CONNECTIONS + 1
+def test_a_replica_holds_as_many_connections_as_its_pool_and_its_lines() -> None:
+    log, leases, reads = 1, 1, 1
+    assert planning.CONNECTIONS_A_REPLICA == POOL_CONNECTIONS + log + leases + reads
 
 
 def test_the_command_prints_the_plan() -> None:

@@ -2,18 +2,30 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, select
 
 from service.contracts import Role
 from service.errors import BadRequest, NotFound
 from service.limiting.settings import LimitSettings
+from service.postgres.line import Row
 from service.postgres.sessions import Sessions
 from service.store.keys import Keys
-from service.store.known_keys import FRESH_SECONDS, KnownKeys
+from service.store.known_keys import EARLY_SECONDS, FRESH_SECONDS, KnownKeys
 from service.store.store import Store
 from service.store.tables import keys
+
+
+class CountingSessions(Sessions):
+    reads = 0
+
+    async def read(self, query: bytes, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        rows = await super().read(query, parameters)
+        self.reads += 1
+        return rows
 
 
 @pytest.mark.parametrize("role", Role)
@@ -105,20 +117,36 @@ async def test_a_key_that_another_process_revoked_soon_opens_nothing_here_either
 
 async def test_many_who_present_the_same_key_at_once_ask_the_database_once(store: Store, database_url: str) -> None:
     """A wave of requests after a pause would else take every connection."""
-    sessions, asked = Sessions(database_url), 0
+    sessions = CountingSessions(database_url)
     here = Keys(sessions)
     key, presented = await store.keys.issue(Role.APP, "shop")
-
-    @event.listens_for(Engine, "before_cursor_execute")
-    def count(*_: object) -> None:
-        nonlocal asked
-        asked += 1
-
     found = await asyncio.gather(*(here.verify(presented) for _ in range(32)))
-    event.remove(Engine, "before_cursor_execute", count)
     await sessions.close()
     assert found == [key] * 32
-    assert asked == 1
+    assert sessions.reads == 1
+
+
+async def test_a_key_in_use_is_asked_for_again_while_it_opens(store: Store, database_url: str) -> None:
+    """Else whoever comes first after `FRESH_SECONDS` would wait for the database, every time."""
+    now = 0.0
+    sessions = CountingSessions(database_url)
+    here = Keys(sessions, KnownKeys(lambda: now))
+    key, presented = await store.keys.issue(Role.APP, "shop")
+    assert await here.verify(presented) == key
+    for reads in range(2, 5):
+        now += FRESH_SECONDS - EARLY_SECONDS
+        assert [await here.verify(presented) for _ in range(3)] == [key] * 3
+        assert sessions.reads == reads - 1, "who presents it does not wait"
+        await here.close()
+        assert sessions.reads == reads
+        assert await here.verify(presented) == key
+        assert sessions.reads == reads
+    await store.keys.revoke(key.id)
+    now += FRESH_SECONDS - EARLY_SECONDS
+    assert await here.verify(presented) == key
+    await here.close()
+    assert await here.verify(presented) is None
+    await sessions.close()
 
 
 async def test_one_who_gives_up_waiting_takes_the_answer_from_nobody(store: Store, database_url: str) -> None:
