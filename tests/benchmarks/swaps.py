@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import sys
@@ -22,21 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
-from safetensors.numpy import load_file
 
 from service.client import KEYS_FILE
 from service.store.store import Store
-from serving.adapters import CONFIG, MANIFEST, WEIGHTS, sha256_of
-from serving.contracts import AdapterFiles
 from tests.benchmarks.figures import milliseconds, percentile
 from tests.conftest import free_port
-from tests.fake_cluster import FakeCluster, eventually, fake_cluster, register
-from tests.storm import Storm, storming
+from tests.fake_cluster import fake_cluster, register
+from tests.line import Line
+from tests.storm import Storm
 
 _FLIPS = "heliotrope_adapter_swap_duration_seconds"
+_FAULTS = 100  # then it is no use to go on
+_LOOK_SECONDS = 0.005
 _PAUSE_SECONDS = 0.05  # so that cores are left over: what waits for a core says nothing of swaps
+
+Window = tuple[float, float]  # from, to
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     scale = REAL if given.real else FULL
     scale = Scale(given.swaps or scale.swaps, given.requests or scale.requests, scale.clients)
     with tempfile.TemporaryDirectory() as folder, (_real if given.real else _fake)(Path(folder), scale) as stage:
-        _report(stage, scale, _run(stage, scale))
+        _report(stage, scale, asyncio.run(_run(stage, scale)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Stage:
 
     name: str
     storm: Storm
-    operator: httpx.Client
+    operator_key: str
     adapters: Sequence[str]  # by ordinal, from 1
 
 
@@ -87,42 +89,83 @@ class Swap:
 @dataclass(frozen=True)
 class Measured:
     calm: Sequence[float]  # seconds to the first token before anything was swapped
-    between: Sequence[float]  # of those who met no swap later: the machine was the same for them
-    swapping: Sequence[float]  # of those who waited for it while a swap was going on
+    between: Sequence[float]  # of those who met a moment half-way between two swaps, as long as a swap
+    swapping: Sequence[float]  # of those who met a swap
     promotes: Sequence[Swap]  # verify, load and warm up everywhere, flip
     loaded: Sequence[Swap]  # the same where every replica held the adapter already
     rollbacks: Sequence[Swap]
 
 
-def _run(stage: Stage, scale: Scale) -> Measured:
+async def _run(stage: Stage, scale: Scale) -> Measured:
+    """Clients and operator share one event loop: two threads would take the interpreter from one another."""
     storm, share = stage.storm, math.ceil(scale.requests / (scale.swaps + 1))
     promotes, loaded, rollbacks = list[Swap](), list[Swap](), list[Swap]()
-    with storming(storm):
-        eventually(lambda: storm.answers >= share)
+    blowing = asyncio.create_task(storm.run())
+    async with Line(storm.host, storm.port, stage.operator_key) as operator:
+        await _answered(storm, share)
         storm.first_tokens.clear()
-        eventually(lambda: storm.answers >= share + max(scale.requests // 10, 20 * scale.clients))
-        calm = [seconds for _, seconds in storm.first_tokens]
+        await _answered(storm, max(scale.requests // 10, 20 * scale.clients))
+        calm = list(storm.first_tokens)
         for number, name in enumerate(stage.adapters, start=1):
-            promotes.append(_swapped(stage.operator, f"/ops/adapters/{name}/promote"))
+            promotes.append(await _swapped(operator, f"/ops/adapters/{name}/promote"))
             storm.newest = number
             if number > 1 and number % 10 == 0:  # back to the one before, and again to this one
                 storm.newest = number - 1
-                rollbacks.append(_swapped(stage.operator, "/ops/rollback"))
-                loaded.append(_swapped(stage.operator, f"/ops/adapters/{name}/promote"))
+                rollbacks.append(await _swapped(operator, "/ops/rollback"))
+                loaded.append(await _swapped(operator, f"/ops/adapters/{name}/promote"))
                 storm.newest = number
-            enough = storm.answers + share
-            eventually(lambda enough=enough: storm.answers >= enough or len(storm.faults) > 100)
-    between, swapping = list[float](), list[float]()
-    for asked, seconds in storm.first_tokens[len(calm) :]:
-        meets = any(swap.began <= asked + seconds and asked <= swap.ended for swap in (*promotes, *loaded, *rollbacks))
-        (swapping if meets else between).append(seconds)
-    return Measured(calm, between, swapping, promotes, loaded, rollbacks)
+            await _answered(storm, share)
+    storm.over = True
+    await blowing
+    swaps = [(swap.began, swap.ended) for swap in (*promotes, *loaded, *rollbacks)]
+    before, later = calm, storm.first_tokens[len(calm) :]
+    return Measured(
+        [seconds for _, seconds in before],
+        _met(later, _half_way(swaps)),
+        _met(later, swaps),
+        promotes,
+        loaded,
+        rollbacks,
+    )
 
 
-def _swapped(operator: httpx.Client, path: str) -> Swap:
+async def _answered(storm: Storm, more: int) -> None:
+    """Returns when so many more have been, or too much is wrong."""
+    enough = storm.answers + more
+    while storm.answers < enough and len(storm.faults) <= _FAULTS:  # noqa: ASYNC110 - a look is cheaper than an event each
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _swapped(operator: Line, path: str) -> Swap:
     began = time.perf_counter()
-    answer = operator.post(path).raise_for_status().json()
-    return Swap(began, time.perf_counter(), answer["flip_seconds"])
+    reply = await operator.post(path, {})
+    ended = time.perf_counter()
+    if reply.status != 200:
+        raise RuntimeError(f"{path} answered {reply.status}: {b''.join(reply.parts).decode()}")
+    return Swap(began, ended, reply.body["flip_seconds"])
+
+
+def _half_way(swaps: Sequence[Window]) -> list[Window]:
+    """Between each swap and the next, unless they are close: whoever meets a swap is chosen in just the same way.
+
+    (Those who met none would not do: who waits long meets more.)
+    """
+    in_order = sorted(swaps)
+    far = [
+        (end, start, end - begin)
+        for (begin, end), (start, _) in itertools.pairwise(in_order)
+        if start - end > 3 * (end - begin)
+    ]
+    return [((end + start - length) / 2, (end + start + length) / 2) for end, start, length in far]
+
+
+def _met(first_tokens: Sequence[tuple[float, float]], windows: Sequence[Window]) -> list[float]:
+    """The seconds of those who waited for their first token in one of the windows."""
+    return [
+        seconds
+        for asked, seconds in first_tokens
+        if any(began <= asked + seconds and asked <= ended for began, ended in windows)
+    ]
 
 
 def _report(stage: Stage, scale: Scale, measured: Measured) -> None:
@@ -145,14 +188,16 @@ def _report(stage: Stage, scale: Scale, measured: Measured) -> None:
         ("of a promote: route row and flip of all replicas", [swap.flip_seconds for swap in measured.promotes]),
     ):
         print(f"  {name:50}{milliseconds(values, 0.5, 0.99, 1.0)}")
-    for replica, bound in sorted(_flips(stage.operator).items()):
+    for replica, bound in sorted(_flips(stage).items()):
         print(f"  flip within replica {replica}: p99 at most {1000 * bound:.1f} ms")
 
 
-def _flips(operator: httpx.Client) -> dict[str, float]:
+def _flips(stage: Stage) -> dict[str, float]:
     """By replica the bucket's bound, in seconds, below which 99 % of its flips are."""
+    headers = {"authorization": f"Bearer {stage.operator_key}"}
+    metrics = httpx.get(f"http://{stage.storm.host}:{stage.storm.port}/metrics", headers=headers, timeout=60)
     buckets: dict[str, list[tuple[float, float]]] = {}
-    for family in text_string_to_metric_families(operator.get("/metrics").raise_for_status().text):
+    for family in text_string_to_metric_families(metrics.raise_for_status().text):
         for sample in family.samples:
             if sample.name == f"{_FLIPS}_bucket" and sample.labels["phase"] == "flip":
                 buckets.setdefault(sample.labels["replica"], []).append((float(sample.labels["le"]), sample.value))
@@ -167,9 +212,11 @@ def _fake(folder: Path, scale: Scale) -> Iterator[Stage]:
     """Answers of 8 tokens in 16 ms: a storm of requests, and each outlasts a flip."""
     with fake_cluster(folder, free_port(), tokens=8, token_seconds=0.002) as cluster:
         adapters = [files.name for files in cluster.publish(*range(1, scale.swaps + 1))]
-        storm = _storm(cluster, scale)
-        with cluster.client("operator") as operator:
-            yield Stage("fake engine", storm, operator, adapters)
+        server = cluster.settings.server
+        storm = Storm(
+            server.host, server.port, cluster.keys["app"], clients=scale.clients, pause_seconds=_PAUSE_SECONDS
+        )
+        yield Stage("fake engine", storm, cluster.keys["operator"], adapters)
 
 
 @contextmanager
@@ -178,12 +225,13 @@ def _real(folder: Path, scale: Scale) -> Iterator[Stage]:
     from service import model, node
     from service.postgres.embedded import EmbeddedDatabase
     from service.settings import load
+    from tests.adapters import published_adapters
 
     state, port = folder / "state", free_port()
     state.mkdir()
     overrides = {"state": str(state), "server": {"port": port}, "serving": {"replicas": 2}}
     published = published_adapters(model.resolve("seedling"), folder, scale.swaps)
-    with node.running(load(environment={}, overrides=overrides)) as url:
+    with node.running(load(environment={}, overrides=overrides)):
 
         async def publish() -> None:
             store = Store(EmbeddedDatabase(state / "database").url)
@@ -193,38 +241,7 @@ def _real(folder: Path, scale: Scale) -> Iterator[Stage]:
         asyncio.run(publish())
         keys = json.loads((state / KEYS_FILE).read_text())
         storm = Storm("127.0.0.1", port, keys["app"], clients=scale.clients, tokens=24, authored=False)
-        headers = {"authorization": f"Bearer {keys['operator']}"}
-        with httpx.Client(base_url=url, headers=headers, timeout=120) as operator:
-            yield Stage("the seedling on vLLM", storm, operator, [files.name for files in published.values()])
-
-
-def published_adapters(seedling: Path, folder: Path, count: int) -> dict[int, AdapterFiles]:
-    """By ordinal: one random adapter of the seedling's, in so many strengths."""
-    from tests.adapters import random_adapter
-    from training.adapter import Lineage, write_adapter
-    from training.contracts import LoraSpec
-    from training.fingerprints import fingerprints
-
-    drawn = random_adapter(seedling, folder / "drawn", seed=0)
-    config = json.loads((drawn / CONFIG).read_text())
-    lora, weights = LoraSpec(rank=config["r"], alpha=config["lora_alpha"]), load_file(drawn / WEIGHTS)
-    published = {}
-    for ordinal in range(1, count + 1):
-        scaled = {name: values * np.float32(ordinal / count) for name, values in weights.items()}
-        out = folder / str(ordinal)
-        out.mkdir()
-        lineage = Lineage(ordinal, None, 1, fingerprints(seedling), "d" * 64, training={})
-        manifest = write_adapter(out, scaled, lora, sorted(config["target_modules"]), str(seedling), lineage)
-        directory = out / "adapter"
-        published[ordinal] = AdapterFiles(
-            name=manifest.name, directory=str(directory), manifest_sha256=sha256_of(directory / MANIFEST)
-        )
-    return published
-
-
-def _storm(cluster: FakeCluster, scale: Scale) -> Storm:
-    server = cluster.settings.server
-    return Storm(server.host, server.port, cluster.keys["app"], clients=scale.clients, pause_seconds=_PAUSE_SECONDS)
+        yield Stage("the seedling on vLLM", storm, keys["operator"], [files.name for files in published.values()])
 
 
 if __name__ == "__main__":

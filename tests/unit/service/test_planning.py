@@ -64,7 +64,7 @@ def test_each_limit_is_said(load: Load, completions: float, said: str) -> None:
 
 def test_a_replica_holds_as_many_connections_as_its_pool_and_its_lines() -> None:
     log, leases, reads = 1, 1, 1
-    assert planning.CONNECTIONS_A_REPLICA == POOL_CONNECTIONS + log + leases + reads
+    assert POOL_CONNECTIONS + log + leases + reads == planning.CONNECTIONS_A_REPLICA
 
 
 def test_the_command_prints_the_plan() -> None:
