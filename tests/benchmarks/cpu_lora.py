@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.cpu_lora [--compiled] [--rounds 5]
 
-All engines run at the same time, each in a process of its own, and are asked in turn, so that a machine that others use
-is as slow for each; the best of all rounds counts. `bare` is vLLM compiled and without LoRA: what an adapter that costs
-nothing would reach. `--compiled` measures `serving.compiled` instead of the default.
+Each engine has processes of its own and they are asked in turn, so that a machine that others use is as slow for each;
+whose turn it is not stands still (`turns.py`), and the best of all rounds counts. `bare` is vLLM compiled and without
+LoRA: what an adapter that costs nothing would reach. `--compiled` measures `serving.compiled` instead of the default.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from serving import machine
 from serving.machine import Machine
 from serving.settings import ServingSettings
+from tests.benchmarks import turns
 from tests.benchmarks.engine_side import NO_PLUGIN, Work
 
 ROUNDS = 5
@@ -45,23 +46,28 @@ class Engine:
         self._side = side
         self._log = (folder / f"{side}.log").open("wb")
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        self._still = turns.standing_still(self._process.pid)
 
     def __enter__(self) -> Engine:
         assert self._hear() == "ready"
+        self._still.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        self._still.__exit__(None, None, None)
         self._process.stdin.close()
         self._process.wait()
         self._log.close()
 
     def seconds(self, work: Work) -> float:
         assert self._process.stdin is not None
-        print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
-        return float(self._hear())
+        with turns.turn(self._process.pid):
+            print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
+            return float(self._hear())
 
     def _hear(self) -> str:
         assert self._process.stdout is not None

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.serving [--model llama|seedling] [--rounds 6] [--compiled] [--ingress python|haproxy]
 
 Ours is all of it: Ray Serve's ingress, keys, routing, the log of completions in PostgreSQL. vLLM's own is its server with
-its own LoRA. Both run at the same time and are asked in turn, so that a machine that others use is as slow for both; of
-throughput the best round counts, of the time to the first token all requests of all rounds.
+its own LoRA. They are asked in turn, so that a machine that others use is as slow for both, and vLLM's stands still while
+ours is asked (`turns.py`); of throughput the best round counts, of the time to the first token all requests of all rounds.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from serving import cpu_lora, machine
 from serving.base_model import linear_layers
 from serving.machine import Machine
 from serving.settings import ServingSettings
+from tests.benchmarks import turns
 from tests.benchmarks.engine_side import NO_PLUGIN
 from tests.benchmarks.figures import milliseconds, percentile
 from tests.conftest import free_port
@@ -55,6 +57,7 @@ class Server:
     port: int
     key: str
     models: dict[str, str]  # case -> what a request calls it
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext  # within which it is asked
     tokens_a_second: list[float] = field(default_factory=list)  # of each round
     first_seconds: list[float] = field(default_factory=list)  # of each answer
 
@@ -149,10 +152,12 @@ def _vllm(folder: Path, model: Path, adapter: Path, settings: ServingSettings) -
     path = os.pathsep.join((str(_named_vllm(folder)), os.environ.get("PYTHONPATH", "")))
     environment = os.environ | quiet | machine.thread_variables(settings, here) | NO_PLUGIN | {"PYTHONPATH": path}
     with (folder / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             _wait(process, port, folder / "vllm.log")
-            yield Server("vllm", port, "none", {"base": "base", "adapter": "adapter"})
+            models = {"base": "base", "adapter": "adapter"}
+            with turns.standing_still(process.pid):
+                yield Server("vllm", port, "none", models, partial(turns.turn, process.pid))
         finally:
             process.terminate()
             process.wait()
@@ -186,7 +191,8 @@ async def _measure(servers: Sequence[Server], case: str, what: str, rounds: int)
         server.tokens_a_second, server.first_seconds = [], []
     for number in range(rounds + 1):
         for server in servers if number % 2 else reversed(servers):
-            tokens_a_second, first_seconds = await _round(server, case, what)
+            with server.turn():
+                tokens_a_second, first_seconds = await _round(server, case, what)
             if number:
                 server.tokens_a_second.append(tokens_a_second)
                 server.first_seconds += first_seconds
