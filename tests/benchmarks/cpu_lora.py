@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.cpu_lora [--compiled] [--rounds 5]
 
-Each engine has processes of its own and they are asked in turn, so that a machine that others use is as slow for each;
-whose turn it is not stands still (`turns.py`), and the best of all rounds counts. `bare` is vLLM compiled and without
-LoRA: what an adapter that costs nothing would reach. `--compiled` measures `serving.compiled` instead of the default.
+All engines run at the same time, each in a process of its own, and are asked in turn, so that a machine that others use
+is as slow for each; who has answered is waited for until it is quiet, and the best of all rounds counts. `bare` is vLLM
+compiled and without LoRA: what an adapter that costs nothing would reach. `--compiled` measures `serving.compiled`
+instead of the default.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pathlib import Path
 from serving import machine
 from serving.machine import Machine
 from serving.settings import ServingSettings
-from tests.benchmarks import turns
 from tests.benchmarks.engine_side import NO_PLUGIN, Work
+from tests.benchmarks.quiet import until_quiet
 
 ROUNDS = 5
 CASES = {"base": (-1,), "one adapter": (0,), "base and two adapters": (-1, 0, 1)}
@@ -46,28 +47,25 @@ class Engine:
         self._side = side
         self._log = (folder / f"{side}.log").open("wb")
         self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        self._still = turns.standing_still(self._process.pid)
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
 
     def __enter__(self) -> Engine:
         assert self._hear() == "ready"
-        self._still.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
-        self._still.__exit__(None, None, None)
         self._process.stdin.close()
         self._process.wait()
         self._log.close()
 
     def seconds(self, work: Work) -> float:
         assert self._process.stdin is not None
-        with turns.turn(self._process.pid):
-            print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
-            return float(self._hear())
+        print(json.dumps(asdict(work)), file=self._process.stdin, flush=True)
+        seconds = float(self._hear())
+        until_quiet(self._process.pid)
+        return seconds
 
     def _hear(self) -> str:
         assert self._process.stdout is not None

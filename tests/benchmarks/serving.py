@@ -3,8 +3,8 @@
     python -m tests.benchmarks.serving [--model llama|seedling] [--rounds 6] [--compiled] [--ingress python|haproxy]
 
 Ours is all of it: Ray Serve's ingress, keys, routing, the log of completions in PostgreSQL. vLLM's own is its server with
-its own LoRA. They are asked in turn, so that a machine that others use is as slow for both, and vLLM's stands still while
-ours is asked (`turns.py`); of throughput the best round counts, of the time to the first token all requests of all rounds.
+its own LoRA. Both run at the same time and are asked in turn, so that a machine that others use is as slow for both, and ours
+once theirs is quiet; of throughput the best round counts, of the time to the first token all requests of all rounds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,16 @@ from serving import cpu_lora, machine
 from serving.base_model import linear_layers
 from serving.machine import Machine
 from serving.settings import ServingSettings
-from tests.benchmarks import turns
 from tests.benchmarks.engine_side import NO_PLUGIN
 from tests.benchmarks.figures import milliseconds, percentile
+from tests.benchmarks.quiet import until_quiet
 from tests.conftest import free_port
 from tests.line import DONE, Line
 
 CHAT = "/v1/chat/completions"
 ROUNDS = 6
 WORK = {  # clients, answers of a round, words of a prompt, tokens of an answer; so many that p99 is not the slowest alone
-    "decode 1": (1, 32, 16, 64),
+    "decode 1": (1, 24, 16, 64),
     "decode 8": (8, 48, 16, 64),
     "decode 32": (32, 96, 16, 64),
     "prefill": (8, 32, 200, 1),
@@ -57,7 +56,7 @@ class Server:
     port: int
     key: str
     models: dict[str, str]  # case -> what a request calls it
-    turn: Callable[[], AbstractContextManager[object]] = nullcontext  # within which it is asked
+    busy: int | None = None  # its process, where it computes on after it has answered
     tokens_a_second: list[float] = field(default_factory=list)  # of each round
     first_seconds: list[float] = field(default_factory=list)  # of each answer
 
@@ -152,12 +151,10 @@ def _vllm(folder: Path, model: Path, adapter: Path, settings: ServingSettings) -
     path = os.pathsep.join((str(_named_vllm(folder)), os.environ.get("PYTHONPATH", "")))
     environment = os.environ | quiet | machine.thread_variables(settings, here) | NO_PLUGIN | {"PYTHONPATH": path}
     with (folder / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             _wait(process, port, folder / "vllm.log")
-            models = {"base": "base", "adapter": "adapter"}
-            with turns.standing_still(process.pid):
-                yield Server("vllm", port, "none", models, partial(turns.turn, process.pid))
+            yield Server("vllm", port, "none", {"base": "base", "adapter": "adapter"}, process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -191,8 +188,9 @@ async def _measure(servers: Sequence[Server], case: str, what: str, rounds: int)
         server.tokens_a_second, server.first_seconds = [], []
     for number in range(rounds + 1):
         for server in servers if number % 2 else reversed(servers):
-            with server.turn():
-                tokens_a_second, first_seconds = await _round(server, case, what)
+            tokens_a_second, first_seconds = await _round(server, case, what)
+            if server.busy is not None:
+                await asyncio.to_thread(until_quiet, server.busy)
             if number:
                 server.tokens_a_second.append(tokens_a_second)
                 server.first_seconds += first_seconds
