@@ -25,13 +25,11 @@ def behind(name: str, parents: Mapping[str, str]) -> dict[str, int]:
     steps = {ancestor: distance for distance, ancestor in enumerate([*_line(name, parents), BASE])}
     for adapter in parents:
         aside = list[str]()
-        leaves = BASE
-        for one in _line(adapter, parents):
-            if one in steps:
-                leaves = one
+        for one in [*_line(adapter, parents), BASE]:
+            if one in steps:  # the base is, at the latest
+                steps |= dict.fromkeys(aside, steps[one])
                 break
             aside.append(one)
-        steps |= dict.fromkeys(aside, steps[leaves])
     return steps
 
 

@@ -40,8 +40,9 @@ class Line:
 
     async def execute(self, statement: Statement, parameters: Mapping[str, Any]) -> list[Row]:
         """Its rows, if it gives any; durable when it returns. A statement that finds the connection broken is made again
-        on a new one, so it must be one that changes nothing the second time. Raises `Unavailable`, and `BadRequest` for a value that no
-        database holds.
+        on a new one, so it must be one that changes nothing the second time.
+
+        Raises `Unavailable`, and `BadRequest` for a value that no database holds.
         """
         async with self._turn:
             self._breaker.check()

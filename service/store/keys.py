@@ -73,7 +73,7 @@ class Keys:
         if known is None:
             return await asyncio.shield(self._asked(shape.group(1), digest))
         if self._known.ages(digest):
-            self._asked(shape.group(1), digest)  # by the time that it must be known, it is: a user waits for a key once
+            self._asked(shape.group(1), digest)  # and not waited for
         return known
 
     def _asked(self, id: str, digest: str) -> asyncio.Task[Key | None]:

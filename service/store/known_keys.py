@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from service.contracts import Key
 
 FRESH_SECONDS = 5.0  # how long a key opens without being asked for again
-EARLY_SECONDS = 2.5  # before the end of which whoever presents it has it asked for, and does not wait
+EARLY_SECONDS = 2.5  # before that is over a key in use is asked for, while it still opens: nobody waits
 RETRY_SECONDS = 1.0  # before it is asked for again after the store was away
 OUTAGE_SECONDS = 15 * 60.0  # how long a key opens without the store
 MOST = 4096
