@@ -3,8 +3,8 @@
     python -m tests.benchmarks.serving [--model llama|seedling] [--rounds 6] [--compiled] [--ingress python|haproxy]
 
 Ours is all of it: Ray Serve's ingress, keys, routing, the log of completions in PostgreSQL. vLLM's own is its server with
-its own LoRA. Both run at the same time and are asked in turn, so that a machine that others use is as slow for both, and ours
-once theirs is quiet; of throughput the best round counts, of the time to the first token all requests of all rounds.
+its own LoRA. Both run at the same time and are asked in turn, so that a machine that others use is as slow for both, and
+ours once theirs is quiet; of throughput the best round counts, of the time to the first token all requests of all rounds.
 """
 
 from __future__ import annotations

@@ -118,9 +118,9 @@ async def _run(stage: Stage, scale: Scale) -> Measured:
     storm.over = True
     await blowing
     swaps = [(swap.began, swap.ended) for swap in (*promotes, *loaded, *rollbacks)]
-    before, later = calm, storm.first_tokens[len(calm) :]
+    later = storm.first_tokens[len(calm) :]
     return Measured(
-        [seconds for _, seconds in before],
+        [seconds for _, seconds in calm],
         _met(later, _half_way(swaps)),
         _met(later, swaps),
         promotes,
